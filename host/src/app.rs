@@ -417,13 +417,18 @@ impl<'a> Ready<'a> {
 /// server's are left for commands such as `sandmill status`.
 fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
     anyhow::ensure!(
-        allowed >= connections::LEAST,
+        allowed >= connections::MIN_CONNECTIONS,
         "the server allows this role {allowed} connections at once, and a host needs {}; nothing was changed\nRaise the limit of the role \
          (alter role … connection limit …) or of the database, or max_connections",
-        connections::LEAST
+        connections::MIN_CONNECTIONS
     );
+<<<<<<< HEAD
     let max = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
     if max < config.connections {
+=======
+    let most = config.connections.min(allowed.saturating_sub(2).max(connections::MIN_CONNECTIONS));
+    if most < config.connections {
+>>>>>>> ed6537b (wip)
         tracing::warn!(
             allowed,
             max,

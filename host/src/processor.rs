@@ -4,14 +4,15 @@
 //! results together with its progress. All of this is concurrent, and by default no lane waits for
 //! a slow one. A lane that is slow, fails or holds too much is left behind with a lane checkpoint,
 //! written by the commit that passes it. A processor works within a [`term::Term`]. A lost
-//! connection, a refused fence or an unknown commit outcome ends the term, and the next one starts
-//! from the state of the database.
+//! connection, a rejected fence or an unknown outcome of a commit ends the term. The next one
+//! starts from the state of the database.
 //!
 //! - [`in_flight`] decides, and [`engine`] carries out its decisions.
-//! - [`lane`] runs the handler, whose [`code`] may be swapped meanwhile.
+//! - [`lane`] runs the handler, whose [`code`] may be swapped at any time.
 //! - [`commit`] is the one transaction.
 //! - [`lane_checkpoints`] are the lanes behind the cursor, and [`gather`] is how they read the log.
-//! - [`pressure`] is the strategy for lanes that cannot keep up, with [`lockstep`] and `shed`.
+//! - [`pressure`] is the strategy for lanes that cannot keep up; [`lockstep`] and `shed` belong to
+//!   it.
 
 pub mod code;
 pub mod commit;
@@ -116,14 +117,14 @@ impl Default for Config {
     }
 }
 
-/// The first and the longest pause before the next term. Default 50 ms to 5 s.
+/// The first and the longest pause before the next term. It doubles with each term that ends early.
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// The longest pause while terms end early although each committed something. Default 500 ms: the
-/// cause may persist, and each term opens some connections to the database.
+/// The longest pause while terms end early although each committed something. 500 ms: the cause may
+/// persist, and each term opens some connections to the database.
 const NEXT_TERM_COMMITTED: Duration = Duration::from_millis(500);
 
-/// Maximum time to record that a processor has ended. Default 500 ms, half of the second within
-/// which a host should end.
+/// Maximum time to record that a processor has ended. 500 ms: half of the second within which a
+/// host should end.
 const RELEASE: Duration = Duration::from_millis(500);
 
 /// The resources that all processors of a host share.
@@ -156,27 +157,27 @@ pub struct Shared {
 /// The state of a processor, for its observers.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessorState {
-    /// Everything visible in this snapshot is handled, or belongs to a lane that is behind; none
+    /// The snapshot whose visible events are all handled, or belong to a lane that is behind; none
     /// before the first page.
     pub seen: Option<Snapshot>,
-    /// Lanes that continue without a person.
+    /// Lanes behind the cursor that continue by themselves.
     pub lanes_moving: usize,
-    /// Lanes that need a person; their rows have the reason.
+    /// Lanes behind the cursor that need a person; their rows have the reason.
     pub lanes_needing_person: usize,
     /// Why the whole processor is paused, if it is.
     pub paused: Option<Reason>,
-    /// The number of changes of replacements that it has applied.
+    /// The number of changes of tenants' own processors that it has applied.
     pub replaced: u64,
 }
 
-/// One processor.
+/// A processor of a host, with the state that outlives its terms.
 pub struct Processor {
     spec: ProcessorSpec,
     router: Router,
     runner: Runner,
     shared: Shared,
     pressure: pressure::PressureSettings,
-    /// Its membership in the lockstep.
+    /// Its membership in the lockstep barrier; none with other strategies.
     member: Option<LockstepMember>,
     state: watch::Sender<ProcessorState>,
     report: Reporter,
@@ -244,7 +245,7 @@ impl Processor {
             session.give_back();
             Ok::<_, Error>(())
         };
-        // If this fails, the row is outdated until the session of the host ends.
+        // If this fails, the processor counts as running until the session of the host lock ends.
         match timeout(RELEASE, release).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

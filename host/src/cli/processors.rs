@@ -176,7 +176,7 @@ impl RunState {
             _ if !host => RunState::NoHost,
             // A processor has no session between two terms. A recent term error also shows that it
             // runs, even if the host could not record its plugins.
-            _ if entry.failed_lately => RunState::Running,
+            _ if entry.failed_recently => RunState::Running,
             // Native handlers are part of a program; they have no plugin file.
             _ if entry.plugin == "native" => RunState::Running,
             Some(plugin) if plugin.processor == entry.id => RunState::Running,
@@ -448,7 +448,7 @@ mod tests {
             tenant: Some("acme".into()),
             plugin: "acme/orders".into(),
             runs,
-            failed_lately: false,
+            failed_recently: false,
         };
         let listed = |processor: &str, refused: bool| PluginStatus {
             plugin: "acme/orders".into(),
@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(RunState::of(&entry(false), &[listed("", true)], true), RunState::Rejected);
         assert_eq!(RunState::of(&entry(false), &[listed("acme/other", false)], true), RunState::Absent);
         assert_eq!(RunState::of(&entry(false), &[listed("acme/carts", true)], false), RunState::NoHost);
-        let failing = RosterEntry { failed_lately: true, ..entry(false) };
+        let failing = RosterEntry { failed_recently: true, ..entry(false) };
         assert_eq!(RunState::of(&failing, &[], true), RunState::Running);
         assert_eq!(RunState::of(&failing, &[], false), RunState::NoHost);
         let collection = Collection {

@@ -1,4 +1,4 @@
-//! The fencing token of a term: proof of uninterrupted ownership of a processor.
+//! The fencing token of a term, which proves uninterrupted ownership of a processor.
 
 use std::fmt;
 
@@ -24,9 +24,9 @@ impl fmt::Display for Fence {
     }
 }
 
-/// Begins a term on all buckets of a processor, after which every earlier token is rejected. The
-/// token is durable before this returns: if a crash could undo it, an older owner's commit might
-/// pass. `host` is the pid of the session that holds the host lock. Returns the progress of the
+/// Begins a term on all buckets of a processor. From then on every earlier token is rejected. The
+/// token is durable before this returns: if a crash could undo it, an earlier owner's commit might
+/// succeed. `host` is the pid of the session that holds the host lock. Returns the progress of the
 /// buckets.
 pub async fn take(
     session: &mut Session,

@@ -1,10 +1,10 @@
 //! The host lock: a session-level advisory lock that lets one host work on a database at a time.
 //!
-//! It is held as long as its connection lives. A second host waits a while and exits, or [stands
+//! It is held as long as its session lives. A second host waits up to 10 s and exits, or [stands
 //! by](HostLock::stand_by) until the first one ends. The lock prevents two hosts from ending each
 //! other's terms again and again. It does not protect the documents; the fence does. A half-open
-//! connection can hold the lock for minutes after its host died, and a host can lose it without
-//! noticing.
+//! connection can keep the lock for about 25 s after its host's machine is gone, and a host can
+//! lose the lock without noticing.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -12,23 +12,23 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::db::{Db, Error, GenericClient, Session, Transaction, describe};
 
-/// The lock's two numbers: "Sand" in ASCII, and 1 for the host.
+/// The two keys of the advisory lock: "Sand" in ASCII, and 1 for the host.
 const LOCK: (i32, i32) = (0x5361_6e64, 1);
-/// Time that a host waits for another one to end.
+/// Time that a host waits for another one to end, unless it stands by.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two attempts to take the lock.
 const RETRY: Duration = Duration::from_millis(200);
-/// Time between two attempts of a standby host, which may wait for months. Default 500 ms: the
-/// delay of a takeover is not noticeable. A single statement that waits for the lock would need no
-/// retries, but its snapshot would keep VACUUM from removing rows all that time.
+/// Time between two attempts of a standby host, which may wait for months. 500 ms: the delay of a
+/// takeover is not noticeable. A single statement that waits for the lock would need no retries.
+/// But its snapshot would keep VACUUM from removing dead rows during the whole wait.
 const RETRY_STANDING_BY: Duration = Duration::from_millis(500);
-/// Time between two log lines of a standby host about an unreachable database.
+/// Time between two log lines of a standby host about errors of the database.
 const REPORT_AGAIN: Duration = Duration::from_secs(30);
-/// Time between two checks that the lock is still held. Default 1 s: until it is held again,
+/// Time between two checks that the lock is still held. 1 s: while a lost lock is not taken again,
 /// commands report that no host runs.
 const CHECK: Duration = Duration::from_secs(1);
-/// Settings with which the server notices within some 25 s that a host's machine is gone, and
-/// releases the lock. With the kernel's defaults it takes two hours.
+/// Settings with which the server notices within about 25 s that a host's machine is gone, and
+/// releases the lock. With the kernel's defaults that takes two hours.
 const KEEP_ALIVE: &str = "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3";
 
 /// Why the lock was not taken.
@@ -40,10 +40,10 @@ pub enum LockError {
          Stop it first: one host runs a database's processors at a time."
     )]
     Held {
-        /// The host's session, as far as the database shows it.
+        /// The description of the host's session, as far as the database shows it.
         holder: String,
     },
-    /// A session that is not a host's holds it.
+    /// A session that is not a host holds it.
     #[error(
         "session {pid} of the role {role} holds the lock that a host needs, but is not a host; nothing was changed\n\
          End it: select pg_terminate_backend({pid})"
@@ -59,13 +59,13 @@ pub enum LockError {
     Database(#[from] Error),
 }
 
-/// The right to be this database's host.
+/// The host lock of a database, held by a session of this host.
 pub struct HostLock {
     db: Db,
     session: Mutex<LockSession>,
 }
 
-/// The session that holds the lock.
+/// The session with which this host holds the lock.
 struct LockSession {
     session: Session,
     pid: i32,
@@ -81,28 +81,28 @@ impl LockSession {
 }
 
 impl HostLock {
-    /// Takes the lock, waiting up to `patience` for its holder.
+    /// Takes the lock. Waits up to `patience` for another holder to release it.
     pub async fn acquire(db: &Db, patience: Duration) -> Result<Self, LockError> {
         let session = LockSession::of(acquire(db, patience).await?).await?;
         Ok(HostLock { db: db.clone(), session: Mutex::new(session) })
     }
 
-    /// Takes the lock as soon as no other host holds it. Changes nothing until then, and keeps
-    /// waiting while the database is unreachable.
+    /// Takes the lock as soon as no other session holds it. Changes nothing until then. Keeps
+    /// waiting if the database is unreachable or reports an error.
     pub async fn stand_by(db: &Db) -> Self {
         let mut reports = StandbyReports::default();
         loop {
             let session = async { LockSession::of(stand_by(db, &mut reports).await?).await };
             match session.await {
                 Ok(session) => return HostLock { db: db.clone(), session: Mutex::new(session) },
-                Err(error) => reports.unreachable(db, &error),
+                Err(error) => reports.failed(db, &error),
             }
             tokio::time::sleep(RETRY_STANDING_BY).await;
         }
     }
 
-    /// Ensures that this host holds the lock: takes it again if its connection was lost. Fails if
-    /// another session has taken it meanwhile. Returns the pid of the session that holds it.
+    /// Ensures that this host holds the lock: takes it again if its session was lost. Fails if
+    /// another session has taken it in the meantime. Returns the pid of the session that holds it.
     pub async fn ensure(&self) -> Result<i32, LockError> {
         let mut current = self.session.lock().await;
         if current.session.batch_execute("").await.is_err() {
@@ -114,8 +114,8 @@ impl HostLock {
         Ok(current.pid)
     }
 
-    /// Takes the lock again whenever its connection was lost, until dropped. If another host has
-    /// taken it meanwhile, the fences of that host end this one's terms.
+    /// Takes the lock again whenever its session was lost, until dropped. If another host has taken
+    /// it in the meantime, the fences of that host end this one's terms.
     pub async fn keep(&self) -> Infallible {
         loop {
             tokio::time::sleep(CHECK).await;
@@ -125,8 +125,8 @@ impl HostLock {
         }
     }
 
-    /// The time since which the same session has held the lock, if it still does. The database has
-    /// not crashed since that time.
+    /// The time since which the current session exists, if it still answers. The database has not
+    /// crashed since that time.
     pub async fn unbroken_since(&self) -> Option<std::time::Instant> {
         let current = self.session.lock().await;
         current.session.batch_execute("").await.ok()?;
@@ -139,50 +139,61 @@ pub async fn is_held(client: &impl GenericClient) -> Result<bool, Error> {
     Ok(holder(client).await?.is_some_and(|holder| holder.is_host))
 }
 
-/// Takes the lock until a transaction ends, so that no host works during a change of data that
-/// hosts rely on. Fails at once if a host works.
-pub async fn hold_within(transaction: &Transaction<'_>) -> Result<(), LockError> {
+/// Takes the lock until a transaction ends, so that no host starts while the transaction changes
+/// data that hosts rely on. Fails immediately if a host holds the lock.
+pub async fn take_within(transaction: &Transaction<'_>) -> Result<(), LockError> {
     let taken = transaction.query_one("select pg_try_advisory_xact_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
     if taken.get(0) { Ok(()) } else { Err(held_by(holder(transaction).await?)) }
 }
 
-/// A session to take the lock with.
+/// Opens a session to take the lock with.
 async fn open(db: &Db) -> Result<Session, Error> {
     let session = db.connect("host").await?;
     session.batch_execute(KEEP_ALIVE).await?;
     Ok(session)
 }
 
-/// Takes the lock if it is free.
+/// Takes the lock if it is free. Returns whether it was.
 async fn take(session: &Session) -> Result<bool, Error> {
     let taken = session.query_one("select pg_try_advisory_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
     Ok(taken.get(0))
 }
 
-/// The log lines that a standby host has written.
+/// The conditions that a standby host has reported in its log.
 #[derive(Default)]
 struct StandbyReports {
-    /// Whether it has reported that another host works.
+    /// Whether it has reported that another host runs.
     other_host: bool,
-    /// When it last reported that the database is unreachable, if it has not been reachable since.
-    unreachable: Option<Instant>,
+    /// When it last reported an error of the database, if the database has not answered since.
+    failed: Option<Instant>,
 }
 
 impl StandbyReports {
+<<<<<<< HEAD
     fn unreachable(&mut self, db: &Db, error: &Error) {
         if self.unreachable.is_none_or(|reported| reported.elapsed() >= REPORT_AGAIN) {
             self.unreachable = Some(Instant::now());
             tracing::warn!(database = db.summary(), "standing by: cannot connect to the database: {}", describe(error));
+=======
+    fn failed(&mut self, db: &Db, error: &Error) {
+        if self.failed.is_none_or(|reported| reported.elapsed() >= REPORT_AGAIN) {
+            self.failed = Some(Instant::now());
+            tracing::warn!(
+                database = db.place(),
+                "standing by: the database does not answer or reports an error: {}",
+                describe(error)
+            );
+>>>>>>> ed6537b (wip)
         }
     }
 }
 
-/// Stands by on one session, and returns it when it holds the lock.
+/// Waits for the lock on one session. Returns the session once it holds the lock.
 async fn stand_by(db: &Db, reports: &mut StandbyReports) -> Result<Session, Error> {
     let session = open(db).await?;
     if reports.other_host {
-        // An outage has probably cut off the other host too, which takes the lock again if it can.
-        // Waiting avoids an unnecessary takeover.
+        // An outage has probably disconnected the other host too. It takes the lock again if it
+        // can, so waiting avoids an unnecessary takeover.
         tokio::time::sleep(PATIENCE).await;
     }
     loop {
@@ -197,11 +208,11 @@ async fn stand_by(db: &Db, reports: &mut StandbyReports) -> Result<Session, Erro
             reports.other_host = true;
             match holder {
                 Some(holder) if !holder.is_host => tracing::warn!("standing by: {}", held_by(Some(holder))),
-                holder => tracing::info!("standing by: another host is running on this database{}", place(&holder)),
+                holder => tracing::info!("standing by: another host is running on this database{}", in_words(&holder)),
             }
         }
-        if reports.unreachable.take().is_some() {
-            tracing::info!("standing by: the database is reachable again, and another host works on it");
+        if reports.failed.take().is_some() {
+            tracing::info!("standing by: the database answers again, and another host is running on it");
         }
         tokio::time::sleep(RETRY_STANDING_BY).await;
     }
@@ -223,7 +234,7 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
             reported = true;
             tracing::info!(
                 "another host is running on this database{}; waiting up to {} s for it to end",
-                place(&holder),
+                in_words(&holder),
                 patience.as_secs()
             );
         }
@@ -231,7 +242,7 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     }
 }
 
-/// The session that holds the lock.
+/// The session that holds the lock, as the database's statistics show it.
 struct Holder {
     pid: i32,
     since: Option<String>,
@@ -255,12 +266,12 @@ async fn holder(client: &impl GenericClient) -> Result<Option<Holder>, Error> {
 fn held_by(holder: Option<Holder>) -> LockError {
     match holder {
         Some(Holder { pid, role: Some(role), is_host: false, .. }) => LockError::Taken { pid, role },
-        holder => LockError::Held { holder: place(&holder) },
+        holder => LockError::Held { holder: in_words(&holder) },
     }
 }
 
-/// The holder's session, for people.
-fn place(holder: &Option<Holder>) -> String {
+/// A description of the holder's session, to be appended to a message.
+fn in_words(holder: &Option<Holder>) -> String {
     let Some(Holder { pid, since, address, .. }) = holder else { return String::new() };
     let from = address.as_ref().map_or_else(|| " on this machine".to_string(), |address| format!(" from {address}"));
     format!(" (database session {pid}{from}, since {})", since.as_deref().unwrap_or("an unknown time"))

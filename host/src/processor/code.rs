@@ -24,7 +24,7 @@ use crate::model::{
     ids::LaneKey,
 };
 
-/// Maximum number of lanes that are remembered by name.
+/// Maximum number of lanes that a version remembers by name.
 const LANES: usize = 1_000;
 /// Time after a version's first call during which the lanes that change to it are recorded.
 pub const TAKEOVER: Duration = Duration::from_secs(10);
@@ -74,14 +74,15 @@ pub struct CodeVersion {
 /// Lanes that a version has blocked or taken over.
 #[derive(Default)]
 struct VersionLanes {
-    /// Lanes that were blocked before the version began, as [hashes](hash). Their failures say
-    /// nothing about it. There may be very many; a wrong match happens once in 2^64 pairs.
-    excused: HashSet<u64, foldhash::fast::RandomState>,
-    /// All lanes that it has blocked, excused or not, as hashes.
+    /// Lanes that were blocked before the version began, as [hashes](hash): their failures do not
+    /// count against it. There may be very many. Two lanes have the same hash with a probability of
+    /// 1 in 2^64.
+    exempt: HashSet<u64, foldhash::fast::RandomState>,
+    /// All lanes that it has blocked, exempt or not, as hashes.
     failed: HashSet<u64, foldhash::fast::RandomState>,
     /// The last of them by name.
     failed_last: VecDeque<LaneKey>,
-    /// How many of them were not excused.
+    /// How many of them were not exempt.
     newly_failed: usize,
     reason: Option<Reason>,
     /// Lanes that have changed to it, and the longest time that one of them waited for its first
@@ -90,7 +91,7 @@ struct VersionLanes {
     longest_wait: Duration,
 }
 
-/// What a version has done.
+/// Counts of what a version has done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VersionStats {
     /// Calls under way.
@@ -132,9 +133,10 @@ impl CodeVersion {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Excuses lanes that were blocked before the version began.
-    pub fn excuse(&self, lanes: impl IntoIterator<Item = LaneKey>) {
-        self.lanes().excused.extend(lanes.into_iter().map(|lane| hash(&lane)));
+    /// Exempts lanes that were blocked before the version began: their failures do not count
+    /// against it.
+    pub fn exempt(&self, lanes: impl IntoIterator<Item = LaneKey>) {
+        self.lanes().exempt.extend(lanes.into_iter().map(|lane| hash(&lane)));
     }
 
     /// The last lanes, at most a thousand, that this version has blocked and another has not.
@@ -177,7 +179,7 @@ impl CodeVersion {
         }
     }
 
-    /// Records an answer to a lane whose events had been ready for `waited`.
+    /// Records the end of a lane's call. `waited` is the time since the call's events were ready.
     pub(super) fn answered(&self, lane: &LaneKey, waited: Duration) {
         if self.began.get().is_none_or(|began| began.elapsed() > TAKEOVER) {
             return;
@@ -192,14 +194,14 @@ impl CodeVersion {
     pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
         let mut lanes = self.lanes();
         let hash = hash(lane);
-        let excused = lanes.excused.contains(&hash);
-        if !excused {
+        let exempt = lanes.exempt.contains(&hash);
+        if !exempt {
             lanes.reason = Some(reason.clone());
         }
         if lanes.failed.insert(hash) {
-            lanes.newly_failed += usize::from(!excused);
+            lanes.newly_failed += usize::from(!exempt);
         } else {
-            // It was resumed since, so it is among the last again.
+            // It was resumed and has failed again, so it moves to the end.
             lanes.failed_last.retain(|other| other != lane);
         }
         lanes.failed_last.push_back(lane.clone());
@@ -215,7 +217,7 @@ fn hash(lane: &LaneKey) -> u64 {
     STATE.hash_one(lane)
 }
 
-/// A call under way.
+/// A guard that counts a call as under way until it is dropped.
 pub(super) struct CallGuard(Arc<CodeVersion>);
 
 impl Drop for CallGuard {
@@ -262,7 +264,7 @@ mod tests {
             LaneKey { key: tenant.as_shared(), tenant }
         };
         let version = CodeVersion::new("digest", Arc::new(NoopHandler), Some(5));
-        version.excuse([lane("old")]);
+        version.exempt([lane("old")]);
         version.failed(&lane("old"), &Reason::new("trap", "as before"));
         assert_eq!((version.stats().failed, version.stats().reason), (0, None));
         version.failed(&lane("new"), &Reason::new("trap", "for the first time"));
@@ -290,7 +292,7 @@ mod tests {
         let lane = |n: usize| LaneKey { tenant: tenant.clone(), key: n.to_string().into() };
         let (before, now) = (0..2 * LANES, 2 * LANES..2 * LANES + 3);
         let version = CodeVersion::new("digest", Arc::new(NoopHandler), None);
-        version.excuse(before.clone().map(lane));
+        version.exempt(before.clone().map(lane));
         for n in before.chain(now.clone()) {
             version.failed(&lane(n), &Reason::new("trap", "again"));
         }

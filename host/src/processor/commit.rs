@@ -1,11 +1,11 @@
 //! The commit transaction: documents, dead letters, lane checkpoints and progress, all or nothing.
 //!
 //! The last statements of every commit check the term's fence and the progress that the commit
-//! starts from. They come last because they lock rows that other sessions wait for, and writing
+//! starts from. They come last because they lock rows that other sessions may wait for, and writing
 //! documents may take long. Each commit borrows a session (see [`super::connections`]). All
-//! statements are sent at once, and COMMIT only after every one of them has succeeded. So an error
-//! before COMMIT means that nothing happened. After an error of COMMIT itself the outcome is
-//! unknown, and the term ends.
+//! statements are sent at once, and COMMIT is sent only after all of them have succeeded. So an
+//! error before COMMIT means that nothing was committed. After an error of COMMIT itself the
+//! outcome is unknown, and the term ends.
 
 use std::{
     sync::Arc,
@@ -33,17 +33,19 @@ use crate::{
     projections::documents::{DocumentWriter, PreparedWrites, WriteError, Writes},
 };
 
-/// Why a commit failed, named by the consequence.
+/// Why a commit failed. Each variant has its own consequence.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The data was refused. Nothing was committed; the term continues without what was refused.
+    /// The database rejected the data. Nothing was committed. The term continues, and looks for the
+    /// lane that wrote the data.
     #[error("{0}")]
     Data(String),
-    /// Another session owns the processor, or wrote its rows. Nothing was committed; the term ends.
+    /// Another session owns the processor, or has changed its rows. Nothing was committed. The term
+    /// ends.
     #[error("{0}")]
     Fenced(String),
-    /// A statement failed for another reason, or the connection did. If COMMIT had been sent, the
-    /// outcome is unknown. The term ends.
+    /// A statement failed for another reason, or the connection was lost. If COMMIT had been sent,
+    /// the outcome is unknown. The term ends.
     #[error("{0}")]
     Lost(String),
 }
@@ -52,7 +54,8 @@ impl From<Error> for CommitError {
     fn from(error: Error) -> Self {
         let text = describe(&error);
         match error.code() {
-            // The schema raises it if the fence is not current or a row is not as the term left it.
+            // The schema raises this code if the fence is not current or a row is not as the term
+            // left it.
             Some(code) if code.code() == "SM412" => CommitError::Fenced(text),
             // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation concerns the
             // host's own rows, not the plugin's data.
@@ -76,7 +79,7 @@ impl From<WriteError> for CommitError {
     }
 }
 
-/// An event that was set aside.
+/// A dead letter: an event that was set aside.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// Its lane.
@@ -87,37 +90,37 @@ pub struct DeadLetter {
     pub event_id: Box<str>,
     /// The version of the code that set it aside, as SHA-256.
     pub digest: Arc<str>,
-    /// The class and the message.
+    /// Why it was set aside.
     pub reason: Reason,
     /// Number of attempts.
     pub attempts: u32,
 }
 
-/// A commit: progress, and everything that moves together with it.
+/// The content of a commit: progress, and everything that is written together with it.
 pub struct Commit<'a> {
     /// The cursor's progress before the commit.
     pub from: &'a Progress,
     /// The cursor's progress after it; equal if only lanes behind the cursor move.
     pub to: &'a Progress,
-    /// Lanes that are left behind.
+    /// Lanes that the cursor leaves behind, with their new checkpoints.
     pub left: &'a [(LaneKey, LaneCheckpoint)],
     /// Lanes behind the cursor that move, with the progress that each has before.
     pub moved: &'a [(LaneKey, Progress, LaneCheckpoint)],
     /// Lanes that the cursor covers again, with the progress that each has before.
     pub rejoined: &'a [(LaneKey, Progress)],
-    /// Documents.
+    /// Changed documents.
     pub writes: &'a Writes,
-    /// Dead letters.
+    /// New dead letters.
     pub dead_letters: &'a [DeadLetter],
-    /// Shed events, by lane.
+    /// Counts of shed events, by lane.
     pub sheds: &'a [(LaneKey, Shed)],
     /// Number of events handled.
     pub handled: i64,
-    /// Rate and measures, when a report is due.
+    /// Rate and measures, if a report is due.
     pub report: Option<&'a RateReport>,
 }
 
-/// The commits of one term.
+/// The writer of one term's commits.
 pub struct Committer {
     sessions: Arc<Pool<CommitSession>>,
     borrower: Borrower,
@@ -130,7 +133,7 @@ pub struct Committer {
 
 struct CommitStatements {
     move_cursor: Statement,
-    hold_cursor: Statement,
+    check_cursor: Statement,
     leave: Statement,
     move_lanes: Statement,
     rejoin: Statement,
@@ -142,9 +145,9 @@ struct CommitStatements {
 impl CommitStatements {
     /// Prepares the statements that the session has not prepared yet.
     async fn on(session: &Session) -> Result<Self, Error> {
-        let (move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
+        let (move_cursor, check_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
             session.prepared(include_str!("commit/move_cursor.sql")),
-            session.prepared(include_str!("commit/hold_cursor.sql")),
+            session.prepared(include_str!("commit/check_cursor.sql")),
             session.prepared(include_str!("commit/leave.sql")),
             session.prepared(include_str!("commit/move_lanes.sql")),
             session.prepared(include_str!("commit/rejoin.sql")),
@@ -152,7 +155,7 @@ impl CommitStatements {
             session.prepared(include_str!("commit/shed.sql")),
             session.prepared(include_str!("commit/report.sql")),
         )?;
-        Ok(CommitStatements { move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report })
+        Ok(CommitStatements { move_cursor, check_cursor, leave, move_lanes, rejoin, dead_letters, shed, report })
     }
 }
 
@@ -189,13 +192,13 @@ impl Committer {
         Ok(TermStart { committer, cursors, checkpoints })
     }
 
-    /// A session on which this term may commit.
+    /// Borrows a session on which this term may commit.
     pub async fn session(&self) -> Result<Lease<CommitSession>, CommitError> {
         let session = self.sessions.lend(&self.borrower).await.map_err(|error| CommitError::Lost(describe(&error)))?;
         if session.covers(self.began) {
             return Ok(session);
         }
-        // Later terms can use it.
+        // The session is good for later terms.
         session.give_back();
         Err(CommitError::Lost("the connections of this term were lost, perhaps in a crash of the database".into()))
     }
@@ -205,7 +208,7 @@ impl Committer {
         &self.fence
     }
 
-    /// Commits. An error shows whether nothing has changed or the outcome is unknown.
+    /// Carries out a commit. The error says whether nothing has changed or the outcome is unknown.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statements = CommitStatements::on(&session).await?;
@@ -213,16 +216,16 @@ impl Committer {
         let transaction =
             CommitTransaction { processor: &self.processor, fence: &self.fence, session: &session, statements };
         let committed = transaction.commit(commit, documents).await;
-        // After a refusal, what was written has been rolled back.
+        // After rejected data the transaction was rolled back, so the session can be used again.
         if matches!(committed, Ok(()) | Err(CommitError::Data(_))) {
             session.give_back();
         }
         committed
     }
 
-    /// Records why nothing is read, for `status`; an empty reason clears it. It is not part of a
-    /// commit, and nothing depends on it.
-    pub async fn record_hold(&self, reason: &str) -> Result<(), CommitError> {
+    /// Records for `status` why the processor reads nothing; an empty reason clears it. This is not
+    /// part of a commit, and nothing depends on it.
+    pub async fn record_wait(&self, reason: &str) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statement = session.prepared(include_str!("commit/held.sql")).await?;
         session.execute(&statement, &[&self.processor.as_str(), &reason]).await?;
@@ -265,8 +268,8 @@ impl CommitTransaction<'_> {
         failpoint::hit("commit.begin");
         let (begun, done) = tokio::join!(biased; self.session.batch_execute("begin"), work);
         if let Err(error) = begun.map_err(CommitError::from).and(done) {
-            // The result of the rollback does not matter: without a connection there is nothing to
-            // roll back.
+            // An error of the rollback does not matter: without a connection the transaction has
+            // ended anyway.
             let _ = self.session.batch_execute("rollback").await;
             return Err(error);
         }
@@ -335,7 +338,7 @@ impl CommitTransaction<'_> {
 
     async fn report(&self, report: Option<&RateReport>) -> Result<(), Error> {
         if let Some(RateReport { rate, measures }) = report {
-            // Numbers only, so they have a form in JSON.
+            // Measures are plain numbers, so they always serialize.
             let measures = serde_json::to_string(measures).unwrap_or_else(|_| "{}".into());
             let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&self.processor.as_str(), rate, &measures];
             self.session.execute(&self.statements.report, &params).await?;
@@ -409,14 +412,14 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
-    /// Moves or holds the cursor of every bucket, and fails the transaction if the fence is not
-    /// current. Sent last, because it locks the rows.
+    /// Moves the cursor of every bucket, or only checks and locks it if it stays. Fails the
+    /// transaction if the fence is not current. Sent last, because it locks the rows.
     async fn move_cursor(&self, from: &Progress, to: &Progress, handled: i64) -> Result<(), Error> {
         let (processor, fence, buckets) = (self.processor.as_str(), self.fence.as_str(), i64::from(BUCKETS));
         let (from, to) = (from.to_string(), to.to_string());
         if from == to {
             let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&processor, &fence, &from, &buckets, &handled];
-            self.session.query(&self.statements.hold_cursor, &params).await?;
+            self.session.query(&self.statements.check_cursor, &params).await?;
         } else {
             let params: [&(dyn crate::db::types::ToSql + Sync); 6] =
                 [&processor, &fence, &from, &to, &buckets, &handled];
@@ -426,6 +429,7 @@ impl CommitTransaction<'_> {
     }
 }
 
+/// The tenants and the keys of lanes, as two columns.
 fn names<'a>(lanes: impl Iterator<Item = &'a LaneKey>) -> (Vec<&'a str>, Vec<&'a str>) {
     lanes.map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip()
 }

@@ -6,12 +6,12 @@
 //! Neither these reads nor commits need a second session to finish, so there is no deadlock.
 //!
 //! **Crashes.** A crash of the database can undo events and documents that a term has read. The
-//! term must not commit results that are based on them. A session of its own would prevent that,
-//! because the crash ends it; a shared session may have been opened after the crash. So each
-//! session for commits records a time since which the database has not crashed. A term uses only
-//! sessions whose time is before the term's beginning. A new session takes the time from the
-//! session of the host lock. If that session still answers, the database has not crashed since it
-//! was opened.
+//! term must not commit results that are based on them. If the term had its own session, the crash
+//! would end that session and the term. A shared session, however, may have been opened after the
+//! crash. So each session for commits records a time since which the database has not crashed. A
+//! term uses only sessions whose time is before the term's beginning. A new session takes the time
+//! from the session of the host lock. If that session still answers, the database has not crashed
+//! since it was opened.
 
 use std::{
     collections::BTreeSet,
@@ -32,13 +32,13 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Connections that the host holds besides those of the pools: the host lock, noticing commits,
+/// Connections that the host uses besides the pools: for the host lock, the poll for commits,
 /// plugins, tenants and metrics, and one for rare work.
 const FIXED: usize = 6;
-/// The fewest connections that a host can run with: those, and one of each pool.
-pub const LEAST: usize = FIXED + 3;
+/// The fewest connections that a host can run with: the [`FIXED`] ones, and one of each pool.
+pub const MIN_CONNECTIONS: usize = FIXED + 3;
 
-/// How the connections that a host may hold are divided.
+/// The division of a host's connections among the pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// For commits.
@@ -60,7 +60,7 @@ impl Shares {
     }
 }
 
-/// The pools from which processors borrow to write documents and to read them.
+/// The pools from which processors borrow sessions to write and to read documents.
 #[derive(Clone)]
 pub struct Connections {
     /// For commits.
@@ -76,20 +76,20 @@ impl Connections {
         Connections { commits, documents: documents::sessions(db, shares.documents) }
     }
 
-    /// Processors that have waited for any connection for a second.
+    /// Processors that have waited for a connection of any pool for at least a second.
     fn waits(&self, pages: &Pages) -> BTreeSet<Arc<str>> {
         let documents = self.documents.waits(LASTING);
         let waits = self.commits.waits(LASTING).into_iter().chain(documents).chain(pages.waits(LASTING));
         waits.map(|wait| wait.processor).collect()
     }
 
-    /// Reports in the log and in `sandmill status` which processors wait for a connection, until
-    /// it is asked to stop.
+    /// Reports in the log and in `sandmill status` which processors wait for a connection. Ends
+    /// when it is asked to stop.
     pub async fn report_waits(self, pages: Arc<Pages>, db: Db, mut stop: Stop) -> anyhow::Result<()> {
         let (mut reported, mut logged) = (BTreeSet::new(), None::<Instant>);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 () = stop.drain() => return Ok(()),
             }
             let waits = self.waits(&pages);
@@ -116,14 +116,14 @@ impl Connections {
     }
 }
 
-/// How long a processor must have waited before that is reported. Default 1 s: shorter waits are
-/// normal under load.
+/// How long a processor must have waited before that is reported. 1 s: shorter waits are normal
+/// under load.
 const LASTING: Duration = Duration::from_secs(1);
 /// Time between two checks of the waiting processors.
-const LOOK: Duration = Duration::from_millis(250);
-/// Time between two log lines about them.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two log lines about waiting processors.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
-/// The reason that `status` shows for them.
+/// The reason that `status` shows for a waiting processor.
 const REASON: &str = "waiting for a connection to the database; all that `connections` allows are busy";
 
 async fn store(db: &Db, waits: &BTreeSet<Arc<str>>) -> Result<(), Error> {
@@ -135,7 +135,7 @@ async fn store(db: &Db, waits: &BTreeSet<Arc<str>>) -> Result<(), Error> {
 /// A session for commits.
 pub struct CommitSession {
     pub(super) session: Session,
-    /// As long as this session lives, the database has not crashed since then.
+    /// The database has not crashed since this time, as long as this session lives.
     unbroken_since: Instant,
 }
 
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn shares_are_never_empty_and_add_up_to_the_bound() {
-        for connections in LEAST..200 {
+        for connections in MIN_CONNECTIONS..200 {
             let Shares { commits, documents, sources } = Shares::of(connections);
             assert_eq!(commits + documents + sources + FIXED, connections);
             assert!(documents >= 1 && sources >= 1 && commits >= documents.max(sources));

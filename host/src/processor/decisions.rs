@@ -1,4 +1,4 @@
-//! Operators' decisions, noticed once for all processors: pauses, and lanes that were resumed.
+//! A watcher of operators' decisions for all processors: pauses, and lanes that were resumed.
 //!
 //! Commands write rows, and a running host reads them. If each of hundreds of processors read its
 //! own rows several times a second, that would cost more than their work. So one task reads a mark
@@ -28,20 +28,20 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Time between two reads of the marks while the database changes. Default 250 ms: people do not
+/// Time between two reads of the marks while the database changes. 250 ms: an operator does not
 /// notice it.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The marks of processors, by id.
 type Marks = HashMap<Box<str>, Mark>;
 
-/// What operators have decided about one processor; the default if they have decided nothing.
+/// Operators' decisions about one processor; the default if there are none.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Mark {
     /// Its pauses, one per line, in byte order.
     pauses: String,
-    /// The number of the read that found resumed lanes, if any. It makes the mark differ each time,
-    /// as more lanes may be resumed while a processor reads the first.
+    /// The number of the read that found resumed lanes, if any. It makes each mark different,
+    /// because more lanes may be resumed while a processor reads the first ones.
     resumed: Option<u64>,
 }
 
@@ -108,11 +108,11 @@ impl DecisionWatcher {
                     Err(error) => {
                         tracing::debug!(error = describe(&error), "cannot read operators' decisions");
                         // A failed read is repeated, even if nothing else changes.
-                        tokio::time::sleep(LOOK).await;
+                        tokio::time::sleep(POLL_INTERVAL).await;
                         continue;
                     }
                 }
-                tokio::time::sleep(LOOK.saturating_sub(began.elapsed())).await;
+                tokio::time::sleep(POLL_INTERVAL.saturating_sub(began.elapsed())).await;
                 wakeups.next().await;
             }
         };

@@ -1,10 +1,10 @@
 //! The event loop of one term: carries out the decisions of [`InFlight`].
 //!
-//! A page is read, lanes run, a lane behind reads the log and a commit is under way, all
-//! concurrently. When one of these ends, the loop passes its outcome to the tracker and asks it
-//! what to start next. The loop itself decides only timing and numbers: how many pages to read
-//! ahead, how many lanes to run at once, how long a commit waits. It owns everything under way, and
-//! drops it when the term ends.
+//! Four kinds of work run concurrently: the read of a page, the runs of lanes, the reading of the
+//! log for a lane that is behind, and a commit. When one of them ends, the loop passes its outcome
+//! to the tracker and asks it what to start next. The loop itself decides only timing and numbers:
+//! how many pages to read ahead, how many lanes to run at once, how long a commit waits. It owns
+//! all work under way, and drops it when the term ends.
 
 mod commits;
 mod read;
@@ -32,7 +32,7 @@ use super::{
     lane_checkpoints::{self, LaneState},
     lockstep::{LockstepMember, LockstepTurn},
     pauses::{self, Pause},
-    pressure::{self, HoldReport, ReadHold},
+    pressure::{self, ReadWait, WaitReport},
     report::Reporter,
     retry,
     shed::{Shed, ShedRange},
@@ -59,19 +59,20 @@ use crate::{
 };
 use read::{ReadAhead, ReadingResult};
 
-/// How long a commit waits for unfinished lanes at the head of the log. Default 3 ms: a quick lane
-/// rarely waits this long for another, and a longer wait would be noticeable.
+/// How long a commit waits for unfinished lanes at the head of the log. 3 ms: a quick lane rarely
+/// waits this long for another, and a longer wait would be noticeable.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
-/// The same while the processor is behind. Users do not wait for these events, and leaving lanes
-/// behind has a cost. A page of thousands of lanes takes a while although none of them is slow.
+/// The same while the processor is behind. At most 5 s, and at most 250 ms after the last lane
+/// finished: users do not wait for these events, and leaving lanes behind has a cost. A page of
+/// thousands of lanes takes a while although none of them is slow.
 const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
 /// The same while the term drains or is paused.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
-/// Maximum age of events that count as live, however many there are: one tenant's burst must not
-/// delay other tenants.
+/// Maximum age of the last event of a page that still counts as live although more events follow.
+/// 1 s: a burst of one tenant must not make other tenants' events count as old.
 const RECENT: Duration = Duration::from_secs(1);
-/// Maximum time before progress past events that concern no lane is stored. A longer time saves
-/// writes, but a restart reads more events again.
+/// Maximum time before progress past events that concern no lane is stored. 1 s: a longer time
+/// saves writes, but a restart reads more events again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// Time between two reads of operators' decisions: pauses, and lanes that were resumed.
 const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
@@ -80,21 +81,21 @@ const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
 const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two log lines about dead letters. A plugin may skip every event.
 const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(1);
-/// If nothing is under way for this long although a lane has work, the term ends. No step takes
-/// this long to start.
+/// Time without any work under way, although a lane has work, after which the term ends. 10 s: no
+/// step takes this long to start.
 const STANDSTILL: Duration = Duration::from_secs(10);
-/// A lane that has been behind for this long exceeds its tenant's share, and is detached.
+/// Time behind after which a lane exceeds its tenant's share, and is detached.
 const MAX_TIME_BEHIND: Duration = Duration::from_secs(1);
-/// A lane also exceeds its tenant's share if the tenant owes this many rounds of the scheduler's
-/// ring.
+/// The tenant's debt, in rounds of the scheduler's ring, from which a lane also exceeds the
+/// tenant's share.
 const MAX_DEBT: u32 = 64;
 /// The longest time between two plans.
 const PLAN_INTERVAL: Duration = Duration::from_millis(250);
 /// Plans for each page of very many lanes.
 const PLANS_PER_PAGE: usize = 16;
-/// Maximum time that a draining term waits for calls under way. Default 5 s: far longer than most
-/// calls take, and well below the ten seconds after which `docker stop` kills. Events of dropped
-/// calls were not committed, and are handled again.
+/// Maximum time that a draining term waits for calls under way. 5 s: far longer than most calls
+/// take, and well below the ten seconds after which `docker stop` kills. Events of dropped calls
+/// were not committed, and are handled again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lanes whose cost per event is remembered.
 const REMEMBERED_COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -102,7 +103,7 @@ const REMEMBERED_COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// The result of a piece of work that waits for its commit.
 #[derive(Debug, Default)]
 pub(super) struct WorkResults {
-    /// Shared with the commit that writes them. If it is refused they are needed again.
+    /// Shared with the commit that writes them, because they are needed again if it is rejected.
     changes: Arc<Changes>,
     dead_letters: Vec<DeadLetter>,
     /// What was shed instead of being handled.
@@ -182,20 +183,20 @@ pub(super) struct Engine<'a> {
     scale: PageScale,
     passed_since: Option<Instant>,
     decisions_read_at: Instant,
-    /// Whether operators may have decided something since.
+    /// Whether operators may have decided something since the last read of their decisions.
     decisions_changed: bool,
     /// When the term was asked to drain.
     draining: Option<Instant>,
     /// Whether the state has changed since it was published.
     state_changed: bool,
-    /// Dead letters that are not logged yet, and the time of the last log line.
+    /// The number of dead letters that are not logged yet, and the time of the last log line.
     dead_letter_lines: (usize, Option<Instant>),
     /// Whether a lane may have become ready to read the log.
     search: bool,
     /// When the next lane that waits for a time is due.
     due: Option<SystemTime>,
     /// Why nothing is read.
-    hold: HoldReport,
+    wait: WaitReport,
     /// Operators' pauses, as of the last read.
     pauses: Vec<Pause>,
     /// Tenants' own processors, which may replace this one.
@@ -266,7 +267,7 @@ impl<'a> Engine<'a> {
             still_since: None,
             finished_since_plan: 0,
             planned_at: Instant::now(),
-            hold: HoldReport::default(),
+            wait: WaitReport::default(),
             pauses: Vec::new(),
             replacements: tenants.replacements(),
             replaced: 0,
@@ -288,9 +289,9 @@ impl<'a> Engine<'a> {
             self.start();
             self.check_for_standstill()?;
             if self.draining.is_some() && self.runs.is_empty() && self.commit.is_none() {
-                self.hold.note(None, Instant::now());
-                if self.hold.due(Instant::now()).is_some() {
-                    self.report_hold().await?;
+                self.wait.note(None, Instant::now());
+                if self.wait.due(Instant::now()).is_some() {
+                    self.report_wait().await?;
                 }
                 return Ok(self.last_report().await?);
             }
@@ -368,8 +369,8 @@ impl<'a> Engine<'a> {
             if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
                 self.last_report().await?;
             }
-            if self.commit.is_none() && self.hold.due(Instant::now()).is_some_and(|due| due.is_zero()) {
-                self.report_hold().await?;
+            if self.commit.is_none() && self.wait.due(Instant::now()).is_some_and(|due| due.is_zero()) {
+                self.report_wait().await?;
             }
             if self.commit.is_none() && self.healthy_in().is_some_and(|due| due.is_zero()) {
                 let session = self.committer.session().await?;
@@ -388,7 +389,7 @@ impl<'a> Engine<'a> {
     fn start(&mut self) {
         let now = SystemTime::now();
         if self.draining.is_none() && self.in_flight.paused().is_none() {
-            // No run may start for a tenant whose own processor begins.
+            // No run may start here for a tenant whose own processor is starting.
             if !self.has_other_replacements() {
                 self.start_runs();
             }
@@ -442,7 +443,7 @@ impl<'a> Engine<'a> {
         Err(anyhow::anyhow!("lane {lane} stood still for no known reason").into())
     }
 
-    /// How long a commit waits for lanes now.
+    /// How long a commit waits for unfinished lanes in the current state.
     fn patience(&self) -> Patience {
         self.pressure.patience(if self.late { PATIENCE_BEHIND } else { PATIENCE })
     }
@@ -462,7 +463,7 @@ impl<'a> Engine<'a> {
             self.due = self.in_flight.next_due().into_iter().chain(free_again).min();
             return;
         };
-        // The lane that was due has begun. The search after the reading finds the next one.
+        // The lane that was due has begun to read. The search after its reading finds the next one.
         self.due = self.in_flight.next_due();
         self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), self.pressure.shed_after())));
     }
@@ -470,9 +471,9 @@ impl<'a> Engine<'a> {
     /// Starts to read the next page, if there may be one and nothing prevents it.
     fn start_page(&mut self) {
         let turn = self.turn();
-        let hold = if self.more_to_read { self.current_hold(&turn) } else { None };
-        let may = self.more_to_read && hold.is_none();
-        self.hold.note(hold, Instant::now());
+        let wait = if self.more_to_read { self.current_wait(&turn) } else { None };
+        let may = self.more_to_read && wait.is_none();
+        self.wait.note(wait, Instant::now());
         let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
         let scale = if self.behind { self.scale } else { PageScale::LEVEL };
         // A large page counts as several, but one may always be handled while another is read.
@@ -504,8 +505,7 @@ impl<'a> Engine<'a> {
         }));
     }
 
-    /// Whether the other processors in lockstep allow this one to read; reports its progress to
-    /// them.
+    /// Reports this processor's progress to the others in lockstep. Returns whether it may read.
     fn turn(&self) -> LockstepTurn {
         let Some(member) = self.member.as_ref() else { return LockstepTurn::Read(None) };
         if self.in_flight.pages_open() == 0 {
@@ -515,12 +515,12 @@ impl<'a> Engine<'a> {
     }
 
     /// Why nothing may be read now.
-    fn current_hold(&self, turn: &LockstepTurn) -> Option<ReadHold> {
+    fn current_wait(&self, turn: &LockstepTurn) -> Option<ReadWait> {
         match turn {
-            LockstepTurn::Wait(other) => Some(ReadHold::Waiting(other.clone())),
+            LockstepTurn::Wait(other) => Some(ReadWait::Waiting(other.clone())),
             LockstepTurn::Read(_) => self.in_flight.full().map(|full| match full {
-                in_flight::QueueFull::Lane(lane) => ReadHold::Full(lane.clone()),
-                in_flight::QueueFull::Total => ReadHold::FullTotal,
+                in_flight::QueueFull::Lane(lane) => ReadWait::Full(lane.clone()),
+                in_flight::QueueFull::Total => ReadWait::FullTotal,
             }),
         }
     }
@@ -585,7 +585,7 @@ impl<'a> Engine<'a> {
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
         let outcome = result?;
         self.finished_since_plan += 1;
-        // A lane whose earlier results were refused while it ran is ready only now.
+        // A lane whose earlier results were rejected while it ran is ready only now.
         self.search |= self.in_flight.is_behind(&lane);
         if let Some(cost) = outcome.cost {
             self.costs.put(lane.clone(), cost);
@@ -652,7 +652,7 @@ impl<'a> Engine<'a> {
         Some(DRAIN_TIMEOUT.saturating_sub(since.elapsed()))
     }
 
-    /// How long until the next step that no event triggers.
+    /// The time until the next step that is due by the clock alone.
     fn timer(&self) -> Option<Duration> {
         let now = SystemTime::now();
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
@@ -663,12 +663,12 @@ impl<'a> Engine<'a> {
         let due = self.due.filter(|_| reads).map(until);
         let decisions =
             self.decisions_changed.then(|| DECISIONS_INTERVAL.saturating_sub(self.decisions_read_at.elapsed()));
-        // The following steps wait for a commit under way, so the timer leaves them out until then.
+        // Steps that cannot run during a commit are left out until it has ended.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
-        let hold = self.commit.is_none().then(|| self.hold.due(Instant::now())).flatten();
+        let wait = self.commit.is_none().then(|| self.wait.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
         let healthy = self.commit.is_none().then(|| self.healthy_in()).flatten();
-        [commit, store, due, decisions, report, hold, still, healthy, self.drain_time_left()]
+        [commit, store, due, decisions, report, wait, still, healthy, self.drain_time_left()]
             .into_iter()
             .flatten()
             .min()
@@ -689,7 +689,7 @@ impl<'a> Engine<'a> {
         if let Some(lane) = resumed.first() {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
-        // A pause still holds a lane that was resumed.
+        // A lane that was resumed may still be paused.
         self.pause();
         for lane in &resumed {
             self.in_flight.resume(lane);
@@ -726,8 +726,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Records in the database why nothing is read, or clears it.
-    async fn report_hold(&mut self) -> Result<(), TermEnded> {
-        Ok(self.committer.record_hold(&self.hold.report()).await?)
+    async fn report_wait(&mut self) -> Result<(), TermEnded> {
+        Ok(self.committer.record_wait(&self.wait.report()).await?)
     }
 
     /// The state for observers.

@@ -1,4 +1,4 @@
-//! The order in which a lane behind the cursor reads the log: pure.
+//! The steps of one reading of the log, for a lane that is behind the cursor. Pure.
 //!
 //! The lane first reads towards the cursor, because what it handles up to there can be committed at
 //! any time. If it reaches the cursor with room left, it continues to the last page dispatched. If
@@ -26,7 +26,7 @@ pub struct GatherResult {
     pub complete: bool,
 }
 
-/// A reading under way, which asks for one part of a difference after another.
+/// A reading under way: it says which part of which difference to read next.
 #[derive(Debug)]
 pub struct Gather {
     to_cursor: VecDeque<Difference>,

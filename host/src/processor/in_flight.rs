@@ -4,7 +4,7 @@
 //! is finished. The tracker ensures that every commit leaves each lane covered exactly once: by the
 //! cursor, or by its checkpoint row. It has no clock, no database and no guest. The loop in
 //! [`super::engine`] carries out its decisions. A property test runs it against a model of the log
-//! and the database, with crashes at every step.
+//! and the database, with random interleavings and crashes at any step.
 //!
 //! The rules:
 //!
@@ -167,7 +167,7 @@ pub struct InFlight<T> {
     startable: VecDeque<LaneKey>,
     /// The slots that running lanes hold, and the lanes that wait for their tenant's share of them.
     slots: Slots,
-    /// Groups of lanes that commit separately, because a commit that included them was refused; the
+    /// Groups of lanes that commit separately, because a commit that included them was rejected; the
     /// last group is next.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
@@ -428,7 +428,8 @@ impl<T: Weighted> InFlight<T> {
     }
 
     /// Records the end of a lane's work after `handled` of its events. Returns whether the results
-    /// are kept; they are not if a commit of the lane's earlier results was refused meanwhile.
+    /// are kept. They are dropped if a commit of the lane's earlier results was rejected in the
+    /// meantime.
     pub fn finish(
         &mut self,
         key: &LaneKey,
@@ -485,7 +486,7 @@ impl<T: Weighted> InFlight<T> {
             && work.page > self.cursor
         {
             let finished = page.finished.get_or_insert((now, now));
-            // A lane that continues is no sign that many lanes take turns: it may continue for
+            // A lane that has more work on the page does not prolong the wait: it may continue for
             // long.
             if lane.queue.front().is_none_or(|next| next.page > work.page) {
                 finished.1 = now;
@@ -495,8 +496,8 @@ impl<T: Weighted> InFlight<T> {
         true
     }
 
-    /// Removes a lane that the cursor alone describes, and parks one that is behind and idle. Every
-    /// step that may bring a lane into such a state calls this.
+    /// Removes a lane whose progress is that of the cursor, and parks one that is behind and idle.
+    /// Every step that may bring a lane into such a state calls this.
     fn park_or_remove(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get(key) else { return };
         let may_continue = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_person());
@@ -660,7 +661,7 @@ impl<T: Weighted> InFlight<T> {
         self.pauses.iter().flatten()
     }
 
-    /// Whether a pause of its tenant or key holds a lane.
+    /// Whether a pause of its tenant or key covers a lane.
     fn is_paused(&self, key: &LaneKey) -> bool {
         self.pauses().any(|pause| !pause.covers_processor() && pause.covers(key))
     }
@@ -696,7 +697,8 @@ impl<T: Weighted> InFlight<T> {
         lane.drop_queue();
     }
 
-    /// Resumes a waiting lane, as a person or a new version decided. A pause still holds it.
+    /// Resumes a waiting lane, as a person or a new version decided. It stays stopped while a pause
+    /// covers it.
     pub fn resume(&mut self, key: &LaneKey) {
         self.parked.resume(key);
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
@@ -712,7 +714,7 @@ impl<T: Weighted> InFlight<T> {
         self.detach(|lane| !lane.queue.is_empty() || lane.reading);
     }
 
-    /// Detaches the lanes that match: drops their queues, so that they read the log themselves.
+    /// Detaches lanes that match: drops their queues, so that they read the log themselves.
     fn detach(&mut self, mut which: impl FnMut(&Lane<T>) -> bool) {
         let mut affected = Vec::new();
         for (key, lane) in &mut self.lanes {

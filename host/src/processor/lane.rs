@@ -30,18 +30,18 @@ use crate::{
     scheduler::{Class, CommitWaiters, Scheduler, TaskMeter},
 };
 
-/// Target wall-clock time of one call. Long enough that the overhead of a call is negligible, short
-/// enough to end a run in time.
+/// Target wall-clock time of one call. 50 ms: long enough that the overhead of a call is
+/// negligible, and short enough to end a run in time.
 const CALL: Duration = Duration::from_millis(50);
 /// Time after which a run ends even if events are left.
 const RUN: Duration = Duration::from_millis(100);
 /// Bytes of documents after which a run ends even if events are left, so that they can be
-/// committed. Default 1 MiB: no bound counts what unfinished runs hold.
+/// committed. 1 MiB: the documents of unfinished runs count against no other bound.
 const RUN_BYTES: usize = 1 << 20;
 /// Events in the first call of a lane whose cost is unknown.
 pub const FIRST_BATCH: usize = 500;
 
-/// The resources that any lane of a processor needs to run.
+/// The resources that every lane of a processor needs to run.
 #[derive(Clone)]
 pub struct Runner {
     /// The code.
@@ -75,12 +75,12 @@ pub struct Outcome {
     pub meter: Arc<TaskMeter>,
 }
 
-/// Why a lane stopped.
+/// The reason why a run stopped its lane.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunStop {
     /// It retries after the back-off, or after a longer time.
     Retry {
-        /// The pause that the handler asked for.
+        /// The shortest pause that the handler asked for, if any.
         after: Option<Duration>,
         /// The cause.
         reason: Reason,
@@ -202,8 +202,8 @@ impl Runner {
         Ok(run)
     }
 
-    /// Loads deferred data of events, as much as there is room for, and charges their tenant. None
-    /// if all events have their data.
+    /// Loads the deferred data of events, as far as there is room, and charges their tenant. None
+    /// if no event's data is deferred.
     async fn load(&self, lane: &LaneKey, class: Class, events: &[Arc<Event>]) -> Result<Option<Loaded>, TermEnded> {
         let Some(source) = self.deferred.as_ref().filter(|_| events.iter().any(|event| event.deferred.is_some()))
         else {
@@ -226,8 +226,8 @@ impl Runner {
         let (wall, tenant) = (version.handler.wall_time(), batch.lane.tenant.clone());
         let call = self.scheduler.run(&tenant, class, meter, version.handler.clone().handle(batch, view));
         let (mut call, mut left) = (std::pin::pin!(call), wall);
-        // Time in the queue for guest threads does not count. Otherwise a call would be killed for
-        // nothing when many tenants compute.
+        // Time in the queue for guest threads does not count. Otherwise calls would be killed just
+        // because many tenants compute at the same time.
         let (began, waited) = (Instant::now(), meter.waited());
         loop {
             if let Ok(result) = tokio::time::timeout(left, &mut call).await {

@@ -1,13 +1,13 @@
-//! Checkpoints of lanes behind their bucket's cursor.
+//! Lane checkpoints: the rows of lanes that are behind the cursor.
 //!
 //! A lane checkpoint records a lane's progress, its state, and when it continues. It is inserted in
 //! the transaction in which the cursor passes the lane. It is updated only if it still has the
 //! expected progress, and deleted only in a transaction that also checks the cursor. So a lane is
 //! covered either by the cursor or by its checkpoint, never by both or neither.
 //!
-//! There may be very many of them until they are resumed. Reasons are bounded ([`Reason`]) and stay
-//! in the database. The host keeps only what a lane needs to continue ([`LaneRow`]), and reads rows
-//! again only for lanes that were resumed.
+//! There may be very many of them until their lanes are resumed. Reasons are bounded ([`Reason`])
+//! and stay in the database. The host keeps only what a lane needs to continue ([`LaneRow`]), and
+//! reads rows again only for lanes that were resumed.
 
 use std::time::SystemTime;
 
@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// Rows that one statement reads or changes. Default 5,000: some 20 ms for the database, and about
-/// a megabyte of memory.
+/// Rows that one statement reads or changes. 5,000: about 20 ms for the database, and about a
+/// megabyte of memory.
 const AT_ONCE: i64 = 5_000;
 
 /// The statement of [`take_resumed`].
@@ -178,8 +178,8 @@ pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, ke
     session.execute(include_str!("lane_checkpoints/resume.sql"), &[&processor, &tenant, &key]).await
 }
 
-/// Returns lanes that were [resumed](resume), each once, for their processor, and whether there may
-/// be more.
+/// Takes lanes of a processor that were [resumed](resume): each is returned once. Also returns
+/// whether there may be more.
 pub async fn take_resumed(session: &Session, processor: &ProcessorId) -> Result<(Vec<LaneKey>, bool), Error> {
     let rows = session.query(TAKE_RESUMED, &[&processor.as_str(), &AT_ONCE]).await?;
     let more = rows.len() as i64 == AT_ONCE;
@@ -212,8 +212,8 @@ pub async fn resume_these(
     Ok(rows.iter().filter_map(lane).collect())
 }
 
-/// Resumes the blocked lanes of a tenant whose own processor replaces this one. They wait for that
-/// processor to end instead of for a person, and then try again.
+/// Resumes the blocked lanes of a tenant whose own processor replaces this one. They then wait for
+/// that processor to end instead of for a person, and retry.
 pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant: &TenantId) -> Result<u64, Error> {
     let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&processor.as_str(), &tenant.as_str()];
     session.execute(include_str!("lane_checkpoints/resume_replaced.sql"), &params).await

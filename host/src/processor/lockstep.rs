@@ -6,9 +6,9 @@
 //! Progress within one log is ordered, so some member may always read. A member that is behind
 //! reads exactly up to the progress of the others, in pages, and from there on all read together.
 //!
-//! A member that has not reported its progress yet holds the others, also while it restarts after a
-//! lost connection. The others report for which member they wait. A member leaves when it is paused
-//! as a whole, or ends.
+//! A member that has not reported its progress yet makes the others wait, even while it restarts
+//! after a lost connection. The others report which member they wait for. A member leaves when it
+//! is paused as a whole, or ends.
 
 use std::{
     cmp::Ordering,
@@ -77,7 +77,8 @@ fn compare_snapshots(a: &Snapshot, b: &Snapshot) -> Ordering {
     match (a.covers(b), b.covers(a)) {
         (true, false) => Ordering::Greater,
         (false, true) => Ordering::Less,
-        // They see the same, or belong to different histories, which no term survives.
+        // They see the same, or belong to two histories of the database. No term survives that
+        // change.
         _ => Ordering::Equal,
     }
 }
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(barrier.turn(&a), LockstepTurn::Read(None), "a member that left is not waited for");
     }
 
-    /// Checks all places of three members: some member may read, and none reads while another is
+    /// Checks all positions of three members: some member may read, and none reads while another is
     /// behind it.
     #[test]
     fn some_member_may_always_read() {

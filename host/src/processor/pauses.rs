@@ -1,8 +1,8 @@
 //! Operators' pauses: of a whole processor, of one of its tenants, or of one lane.
 //!
 //! A pause is a row that a running host polls for. A paused processor reads nothing more. A paused
-//! lane is left behind like any other that does not move, with the pause as its reason. Work under
-//! way is not interrupted.
+//! lane is left behind with a row, like a blocked one, with the pause as its reason. Work under way
+//! is not interrupted.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Back-pressure: what a processor does when some of its lanes cannot keep up. Pure.
 //!
 //! Some rules hold for every strategy. Every queue has a bound. A lane that failed or is paused is
-//! left behind with its row, and holds no other lane. The head of the log is polled often while it
-//! changes and rarely while it does not (`consumer::wake`). For lockstep across several processors
-//! see [`super::lockstep`].
+//! left behind with its row, and delays no other lane. The head of the log is polled often while it
+//! changes and rarely while it does not (`consumer::wake`). [`super::lockstep`] has the strategy
+//! that spans several processors.
 
 use std::{
     collections::BTreeMap,
@@ -69,7 +69,7 @@ pub fn check(processors: &BTreeMap<String, PressureSettings>) -> Result<(), Stri
     Ok(())
 }
 
-/// Longer than any wait.
+/// A patience that never ends.
 const UNENDING: Patience = Patience { first: Duration::from_secs(1 << 30), last: Duration::from_secs(1 << 30) };
 
 impl PressureSettings {
@@ -100,7 +100,7 @@ impl PressureSettings {
 
 /// Why no page is read although there may be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ReadHold {
+pub(super) enum ReadWait {
     /// The queue of this lane is full.
     Full(LaneKey),
     /// The queues of all lanes together are full.
@@ -109,38 +109,38 @@ pub(super) enum ReadHold {
     Waiting(ProcessorId),
 }
 
-impl std::fmt::Display for ReadHold {
+impl std::fmt::Display for ReadWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            ReadHold::Full(lane) => write!(f, "waiting for {lane}, whose queue is full (back-pressure pause)"),
-            ReadHold::FullTotal => {
+            ReadWait::Full(lane) => write!(f, "waiting for {lane}, whose queue is full (back-pressure pause)"),
+            ReadWait::FullTotal => {
                 f.write_str("waiting for its lanes, whose queues are full in total (back-pressure pause)")
             }
-            ReadHold::Waiting(processor) => write!(f, "waiting for {processor} (back-pressure lockstep)"),
+            ReadWait::Waiting(processor) => write!(f, "waiting for {processor} (back-pressure lockstep)"),
         }
     }
 }
 
-/// How long a hold, or its absence, must last before it is reported. Default 250 ms: holds that
-/// come and go with every page are normal.
+/// How long a wait, or a time without one, must last before it is reported. 250 ms: short waits
+/// with every page are normal.
 const REPORT_AFTER: Duration = Duration::from_millis(250);
 
-/// The report of holds to the database, for `status` and `explain`.
+/// The report to the database of why nothing is read, for `status` and `explain`.
 #[derive(Debug, Default)]
-pub(super) struct HoldReport {
-    now: Option<ReadHold>,
-    reported: Option<ReadHold>,
-    /// Since when there is a hold, or none.
+pub(super) struct WaitReport {
+    now: Option<ReadWait>,
+    reported: Option<ReadWait>,
+    /// When the current wait, or the current time without one, began.
     since: Option<Instant>,
 }
 
-impl HoldReport {
+impl WaitReport {
     /// Records why nothing is read now; none if something may be read.
-    pub(super) fn note(&mut self, hold: Option<ReadHold>, now: Instant) {
-        if self.now.is_some() != hold.is_some() || self.since.is_none() {
+    pub(super) fn note(&mut self, wait: Option<ReadWait>, now: Instant) {
+        if self.now.is_some() != wait.is_some() || self.since.is_none() {
             self.since = Some(now);
         }
-        self.now = hold;
+        self.now = wait;
     }
 
     /// How long until a report is due; none if the last report is up to date.
@@ -149,10 +149,10 @@ impl HoldReport {
         Some(REPORT_AFTER.saturating_sub(now.duration_since(since)))
     }
 
-    /// The text to report; empty if there is no hold.
+    /// The text to report; empty if nothing prevents a read.
     pub(super) fn report(&mut self) -> String {
         self.reported = self.now.clone();
-        self.reported.as_ref().map_or_else(String::new, ReadHold::to_string)
+        self.reported.as_ref().map_or_else(String::new, ReadWait::to_string)
     }
 }
 
@@ -161,19 +161,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_lasting_hold_is_reported_and_only_once() {
+    fn only_a_lasting_wait_is_reported_and_only_once() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let hold = || Some(ReadHold::Waiting(ProcessorId::parse("slow").unwrap()));
-        let mut report = HoldReport::default();
+        let wait = || Some(ReadWait::Waiting(ProcessorId::parse("slow").unwrap()));
+        let mut report = WaitReport::default();
         report.note(None, at(0));
         assert_eq!(report.due(at(900)), None, "there is nothing to report");
-        report.note(hold(), at(1_000));
+        report.note(wait(), at(1_000));
         assert_eq!(report.due(at(1_000)), Some(REPORT_AFTER));
         report.note(None, at(1_100));
-        assert_eq!(report.due(at(1_100)), None, "the hold was too short");
-        report.note(hold(), at(1_200));
-        report.note(hold(), at(1_400));
+        assert_eq!(report.due(at(1_100)), None, "the wait was too short");
+        report.note(wait(), at(1_200));
+        report.note(wait(), at(1_400));
         assert_eq!(report.due(at(1_450)), Some(Duration::ZERO));
         assert_eq!(report.report(), "waiting for slow (back-pressure lockstep)");
         assert_eq!(report.due(at(1_500)), None);

@@ -2,8 +2,8 @@
 //! later one.
 //!
 //! Documents depend on the event types, the partitioning and the read-model version that built
-//! them. A plugin in which one of these differs would continue a read model that its code did not
-//! build. It is rejected instead of mixing the two.
+//! them. If one of these differs in a plugin, it would mix its documents with those that other code
+//! built. So it is rejected.
 
 use futures_util::future::join_all;
 
@@ -28,12 +28,13 @@ pub enum RegistrationError {
     Changed {
         /// Its id.
         id: String,
-        /// How its documents were built.
+        /// The properties with which its documents were built.
         was: String,
-        /// How this plugin would build them.
+        /// The same properties of this plugin.
         is: String,
     },
-    /// The database refused, for instance because a collection belongs to another processor.
+    /// The database rejected the registration, for instance because a collection belongs to another
+    /// processor.
     #[error("register processor {id}: {}", describe(.error))]
     Database {
         /// Its id.

@@ -17,10 +17,10 @@ use crate::{
 /// Collections that are dropped in one transaction. Each locks some seven relations until it ends.
 const DROPPED_AT_ONCE: i64 = 20;
 
-/// What is stored of a processor.
+/// The data that is stored of a processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessorRemains {
-    /// Whether it has a row; otherwise only documents were kept of it.
+    /// Whether it has a row. If not, only its documents were kept.
     pub known: bool,
     /// Dead letters.
     pub dead_letters: i64,
@@ -84,7 +84,7 @@ pub async fn find(session: &Session, id: &ProcessorId) -> Result<Option<Processo
 /// Removes a processor and keeps its documents. Fails while a host runs it.
 pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), RemovalError> {
     let transaction = session.client_mut().transaction().await?;
-    // A registration waits for this row, and then finds none.
+    // A concurrent registration waits for this row, and then finds none.
     transaction.execute("select from sandmill.processors where id = $1 for update", &[&id.as_str()]).await?;
     if is_running(&transaction, id).await? {
         return Err(RemovalError::Running(id.clone()));
@@ -102,7 +102,7 @@ pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), Remo
 pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Error> {
     loop {
         let transaction = session.client_mut().transaction().await?;
-        // Prevents the views from being moved to another schema meanwhile.
+        // Prevents the views from being moved to another schema in the meantime.
         transaction.batch_execute("lock table sandmill.role_grants in share mode").await?;
         let taken = transaction.query(include_str!("removal/take.sql"), &[&id.as_str(), &DROPPED_AT_ONCE]).await?;
         if taken.is_empty() {

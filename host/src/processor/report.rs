@@ -20,10 +20,10 @@ pub struct RateReport {
     pub measures: Measures,
 }
 
-/// Counts the live plugin instances of the whole host.
+/// A function that counts the live plugin instances of the whole host.
 pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
 
-/// Measures a processor, and makes a report when one is due.
+/// A collector of a processor's measures, which makes a report when one is due.
 pub struct Reporter {
     instances: Instances,
     /// The same numbers as metrics.

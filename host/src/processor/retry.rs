@@ -6,17 +6,17 @@
 
 use std::time::Duration;
 
-/// The pause after the first failed attempt, before jitter. Default 200 ms: longer than a hiccup of
-/// a database, too short for a person to notice.
+/// The pause after the first failed attempt, before jitter. 200 ms: longer than a short disturbance
+/// of the database, and too short for a person to notice.
 const FIRST: Duration = Duration::from_millis(200);
-/// The shortest pause. Default 100 ms: below [`FIRST`] with any jitter, so it also holds if the
-/// other constants change.
+/// The shortest pause. 100 ms: below [`FIRST`] with any jitter, so it also holds if the other
+/// constants change.
 const FLOOR: Duration = Duration::from_millis(100);
-/// The longest pause that follows from attempts. Default 5 min: lanes recover within minutes after
-/// an outage of hours.
+/// The longest pause that follows from attempts. 5 min: lanes recover within minutes after an
+/// outage of hours.
 const LONGEST: Duration = Duration::from_secs(300);
-/// The longest pause that a handler may ask for. Default 50 days: the contract's `retry-after`
-/// cannot name a longer one, and the time still fits into every clock and column.
+/// The longest pause that a handler may ask for. 50 days: the contract's `retry-after` cannot name
+/// a longer one, and the time still fits into every clock and column.
 const LONGEST_REQUEST: Duration = Duration::from_secs(50 * 24 * 60 * 60);
 
 /// The pause of a lane after `attempts` failures (at least 1) at one event. It doubles from

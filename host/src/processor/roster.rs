@@ -13,11 +13,11 @@ pub struct RosterEntry {
     pub tenant: Option<String>,
     /// The plugin that last ran it: the name of its file without the extension.
     pub plugin: String,
-    /// Whether a host's session commits for it.
+    /// Whether a live host owns it.
     pub runs: bool,
     /// Whether a term of it ended with an error recently. A processor whose terms keep ending has
     /// no session most of the time.
-    pub failed_lately: bool,
+    pub failed_recently: bool,
 }
 
 /// Reads all processors, by id.
@@ -29,7 +29,7 @@ pub async fn read(session: &Session) -> Result<Vec<RosterEntry>, Error> {
         tenant: Some(row.get(2)).filter(|tenant: &String| !tenant.is_empty()),
         plugin: row.get(3),
         runs: row.get(4),
-        failed_lately: row.get(5),
+        failed_recently: row.get(5),
     };
     Ok(rows.iter().map(entry).collect())
 }

@@ -1,4 +1,4 @@
-//! Reads past events that are shed, and counts them exactly by lane.
+//! The read of events that are shed: it skips them, and counts them exactly by lane.
 //!
 //! Shedding costs one read of what is shed; no guest runs and no document is written. Events are
 //! counted by the router that would have dispatched them, so the counts are right for any
@@ -38,7 +38,7 @@ pub(super) struct ShedRange {
     pub(super) shed: Vec<(LaneKey, Shed)>,
 }
 
-/// Whether more events than the bound follow a progress, of a tenant or of all.
+/// Whether more events than the bound follow a progress: events of one tenant, or of all.
 pub(super) async fn exceeds_bound(
     reader: &mut Reader,
     tenant: Option<&TenantId>,
@@ -48,7 +48,8 @@ pub(super) async fn exceeds_bound(
     Ok(reader.lag(tenant, from, bound.saturating_add(1)).await? > bound)
 }
 
-/// Lanes after which a jump ends, and the next one continues. Each lane adds one row to the commit.
+/// Number of lanes after which a jump ends; the next one continues. 10,000: each lane adds one row
+/// to the commit.
 const LANES_AT_ONCE: usize = 10_000;
 
 /// Reads past all events between `from` and the current head, or until they belong to very many
@@ -83,7 +84,7 @@ pub(super) async fn lane_to_tail(
     while let Some((difference, limit)) = gather.next() {
         let (found, more) = reader.tenant_page(&reading.lane.tenant, difference, limit).await?;
         reader.route_deferred(router, &found).await?;
-        events += found.iter().filter(|event| router.takes(event) && router.lane(event) == reading.lane).count();
+        events += found.iter().filter(|event| router.handles(event) && router.lane(event) == reading.lane).count();
         gather.read(found.last().map(|event| event.position), Vec::new(), more);
         failpoint::hit("shed.read");
     }

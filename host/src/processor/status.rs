@@ -9,7 +9,7 @@ use crate::{
     source::native::lag,
 };
 
-/// Maximum number of unread events that are counted.
+/// Maximum number of unread events that are counted for a processor.
 const LAG_COUNTED: i64 = 1_000_000;
 
 /// Maximum number of a processor's dead letters that are counted.
@@ -45,10 +45,10 @@ pub struct ProcessorStatus {
     /// Unhandled events: those of any type that its cursor has not passed, and the next event of
     /// each lane behind it, if that is known.
     pub lag_events: i64,
-    /// Whether there may be more: lanes are behind, of which only the next event counts, or there
-    /// are more than a million unread events.
+    /// Whether there may be more: of a lane that is behind, only the next event counts, and of
+    /// unread events, only the first million.
     pub lag_events_at_least: bool,
-    /// Age of the first of them, in seconds.
+    /// Age of the first unhandled event, in seconds.
     pub lag_seconds: f64,
     /// Events in the log that its cursor has not passed, at most a million.
     pub unread_events: i64,
@@ -63,7 +63,7 @@ pub struct ProcessorStatus {
     pub measures: Measures,
     /// Its dead letters, at most ten thousand.
     pub dead_letters: i64,
-    /// Whether there are more.
+    /// Whether there are more dead letters.
     pub dead_letters_at_least: bool,
     /// The dead letter with the highest position.
     pub last_dead_letter: Option<LastDeadLetter>,
@@ -133,7 +133,7 @@ impl LaneCounts {
     }
 }
 
-/// Consecutive terms of a processor that ended with an error.
+/// The record of consecutive terms of a processor that ended with an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TermError {

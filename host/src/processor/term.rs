@@ -2,8 +2,9 @@
 //! it.
 //!
 //! It begins with a new fence and the progress in the database. It ends with the first lost
-//! connection, refused fence or unknown outcome. Then everything is dropped at once: pages under
-//! way, effects, cached documents. Only what was committed survives into the next term.
+//! connection, rejected fence or unknown outcome of a commit. Then all of its state is dropped at
+//! once: pages under way, effects and cached documents. Only what was committed survives into the
+//! next term.
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub struct Term {
     pub documents: Arc<TermDocuments>,
     /// The progress in the cursor rows.
     pub stored: Progress,
-    /// Lanes behind them.
+    /// Lanes behind the cursor.
     pub checkpoints: Vec<(LaneKey, LaneRow)>,
 }
 

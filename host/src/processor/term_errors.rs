@@ -1,4 +1,4 @@
-//! The error that ended a processor's last term, recorded for people.
+//! The record of the error that ended a processor's last term, for `status` and `explain`.
 //!
 //! Terms that keep ending commit nothing, so they leave no other trace in the database. The error
 //! is therefore written outside any term; if that fails too, it is written with the next one. The
@@ -19,15 +19,15 @@ use crate::{
     model::{handler::REASON_BYTES, ids::ProcessorId, text},
 };
 
-/// Minimum age of a term that is healthy because it has caught up. Default 2 s: a connection that
-/// is lost again and again while there is nothing to do must stay visible.
+/// Minimum age of a term that counts as healthy because it has caught up. 2 s: a connection that is
+/// lost again and again while there is nothing to do must stay visible.
 const STEADY: Duration = Duration::from_secs(2);
-/// Minimum age of a term that is healthy because it commits, though it never catches up. Default 60
-/// s: one lane's commit does not show that another lane's statement will succeed. So the term must
-/// be older than statements run before they fail.
+/// Minimum age of a term that counts as healthy because it commits, although it never catches up.
+/// 60 s: one lane's commit does not show that another lane's statement will succeed. So the term
+/// must be older than the time after which a statement fails.
 const LASTING: Duration = Duration::from_secs(60);
-/// Maximum time that the next term waits for an error to be written. Default 5 s: enough to read
-/// and write one row, and less than an unreachable database takes to fail.
+/// Maximum time that the next term waits for an error to be written. 5 s: enough to read and write
+/// one row, and less than an unreachable database takes to fail.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The progress that a term has made so far.
@@ -37,7 +37,7 @@ pub(super) enum TermProgress {
     None,
     /// It has committed something, and has work left.
     Committed,
-    /// Nothing is under way, unread, uncommitted or due.
+    /// It has caught up: nothing is under way, unread, uncommitted or due.
     CaughtUp,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct TermErrors {
 }
 
 impl TermErrors {
-    /// Counts a term that ended.
+    /// Counts a term that ended with an error.
     pub(super) fn ended(&mut self, error: &str, now: SystemTime) {
         let (since, times) = self.ended.as_ref().map_or((now, 0), |before| (before.since, before.times));
         self.ended = Some(EndedTerms { error: error.into(), since, at: now, times: times + 1 });
@@ -79,7 +79,7 @@ impl TermErrors {
         }
     }
 
-    /// Writes the last error. One that cannot be written is written with the next.
+    /// Writes the last error. If that fails, it is written with the next one.
     pub(super) async fn store(&mut self, sessions: &Arc<Pool<CommitSession>>, id: &ProcessorId) {
         match tokio::time::timeout(PATIENCE, self.try_store(sessions, id)).await {
             Ok(Ok(())) => {}
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_goes_well_by_its_progress_and_not_by_its_age_alone() {
+    fn a_term_is_healthy_by_its_progress_and_not_by_its_age_alone() {
         let mut errors = TermErrors::default();
         assert_eq!(
             errors.healthy_at(|| TermProgress::CaughtUp),

@@ -165,7 +165,7 @@ pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Resu
     // Each statement must see what was committed before the locks were granted.
     let transaction =
         session.client_mut().build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
-    host_lock::hold_within(&transaction).await?;
+    host_lock::take_within(&transaction).await?;
     transaction
         .batch_execute(&format!(
             "set local lock_timeout = '{PATIENCE_FOR_APPENDS}'; set local synchronous_commit = on; \

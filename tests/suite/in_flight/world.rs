@@ -300,7 +300,7 @@ impl World {
         match self.database.commit(&plan, &self.poison) {
             Ok(()) => self.host.in_flight.committed(plan),
             Err(()) => {
-                self.host.in_flight.refused(plan, None, "refused-commit", "poison");
+                self.host.in_flight.rejected(plan, None, "refused-commit", "poison");
             }
         }
         self.database.check(&self.log);

@@ -1,4 +1,4 @@
--- Records the host that runs a processor: the session that holds the host lock.
+-- Records which host runs a processor, by the session that holds the host lock.
 --
 -- $1 text     processor
 -- $2 integer  process id of that session

@@ -1,4 +1,4 @@
--- Records for people why a processor reads nothing.
+-- Records why a processor reads nothing, for `sandmill status` and `sandmill explain`.
 --
 -- $1 text  processor
 -- $2 text  reason; empty = it reads

@@ -1,5 +1,5 @@
--- Creates lane checkpoints: from here on the cursor's commits leave these lanes out, and each row
--- has the progress of its lane.
+-- Creates lane checkpoints. From then on the cursor no longer covers these lanes, and each row has
+-- the progress of its lane.
 --
 -- $1  text           processor
 -- Arrays of one length:

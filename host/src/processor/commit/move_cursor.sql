@@ -1,5 +1,5 @@
 -- Moves the cursor of every bucket to the next progress, and adds the events handled to the row of
--- bucket 0. Fails the transaction if another term has the fence or the cursor has moved.
+-- bucket 0. Fails the transaction if another term has taken the fence or the cursor has moved.
 --
 -- $1 text    processor
 -- $2 text    fencing token

@@ -1,6 +1,6 @@
--- Deletes the checkpoints of lanes that have reached the cursor, so that its commits include them
--- again. Fails the transaction if one of them has moved. The caller moves or checks the cursor,
--- under the fence, in the same transaction.
+-- Deletes the checkpoints of lanes that have reached the cursor, so that it covers them again.
+-- Fails the transaction if one of them has moved. The caller moves or checks the cursor, under the
+-- fence, in the same transaction.
 --
 -- $1 text    processor
 -- Arrays of one length:

@@ -1,4 +1,4 @@
--- Records for people how fast a processor runs.
+-- Records how fast a processor runs, for `sandmill status`.
 --
 -- $1 text              processor
 -- $2 double precision  events per second

@@ -1,5 +1,5 @@
 -- Records the processors that wait for a connection, and clears the reason of those that no longer
--- do. A processor that is held for another reason keeps it.
+-- do. A processor that reads nothing for another reason keeps that reason.
 --
 -- $1 text[]  ids of the processors that wait
 -- $2 text    reason

@@ -1,6 +1,6 @@
--- Reads operators' decisions, for each processor that has any. Pauses are one text with one line
--- per pause, as pauses/read.sql reads them, in byte order. Also returns whether lanes were resumed
--- that the host has not noticed yet. No binds.
+-- Reads operators' decisions, for each processor that has any. The pauses are a string with one
+-- line per pause, as pauses/read.sql reads them, in byte order. Also returns whether there are
+-- resumed lanes that the host has not noticed yet. No binds.
 select processor, coalesce(string_agg(pause, E'\n' order by pause collate "C"), ''), bool_or(resumed)
 from (
   select processor,

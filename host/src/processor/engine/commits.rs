@@ -1,8 +1,8 @@
-//! Commits of the loop: from a plan to the database, and the effects of the outcome.
+//! The loop's commits: the execution of a plan, and the effects of its outcome.
 //!
 //! One commit is under way at a time. A success is recorded by the tracker, the documents and the
-//! tenants' accounts. If the database refuses the data, the tracker looks for the culprit. Any
-//! other failure ends the term.
+//! tenants' accounts. If the database rejects the data, the tracker looks for the lane that wrote
+//! it. Any other failure ends the term.
 
 use std::{
     collections::HashMap,
@@ -92,7 +92,7 @@ impl Engine<'_> {
         }));
     }
 
-    /// Reports what was handled since the last report, when no commit follows that could.
+    /// Reports what was handled since the last report, if no further commit will include it.
     pub(super) async fn last_report(&mut self) -> Result<(), CommitError> {
         if !self.report.has_unreported() {
             return Ok(());
@@ -116,7 +116,7 @@ impl Engine<'_> {
     pub(super) fn committed(&mut self, committed: CommitResult) -> Result<(), TermEnded> {
         (self.state_changed, self.search) = (true, true);
         let CommitResult { plan, marks, unreported, took, result } = committed;
-        // A refused commit is charged too: it kept the database as busy.
+        // A rejected commit is charged too: it kept the database as busy.
         self.charge(&plan.results, took);
         match result {
             Ok(writes) => {
@@ -137,14 +137,14 @@ impl Engine<'_> {
             Err(CommitFailure::ForeignDocument(lane, why)) => {
                 self.documents.unstage(&lane);
                 self.runner.code.current().handler.forget(&lane.tenant);
-                self.in_flight.refused(plan, Some(lane), "malformed-output", &why);
+                self.in_flight.rejected(plan, Some(lane), "malformed-output", &why);
             }
             Err(CommitFailure::Commit(CommitError::Data(why))) => {
                 if plan.results.is_empty() {
-                    return Err(anyhow::anyhow!("the database refused a commit without results: {why}").into());
+                    return Err(anyhow::anyhow!("the database rejected a commit without results: {why}").into());
                 }
-                if let Some(culprit) = self.in_flight.refused(plan, None, "refused-commit", &why) {
-                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused the results of a lane; other lanes continue");
+                if let Some(culprit) = self.in_flight.rejected(plan, None, "refused-commit", &why) {
+                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database rejected the results of a lane; other lanes continue");
                     self.documents.unstage(&culprit);
                     self.runner.code.current().handler.forget(&culprit.tenant);
                 }

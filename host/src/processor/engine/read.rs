@@ -74,7 +74,7 @@ pub(super) async fn lane(
         match of_tenant(&mut reader, &reading, difference, limit, &router).await {
             Ok((mut events, more)) => {
                 let last = events.last().map(|event| event.position);
-                events.retain(|event| router.takes(event) && router.lane(event) == reading.lane);
+                events.retain(|event| router.handles(event) && router.lane(event) == reading.lane);
                 gather.read(last, events, more);
             }
             Err(error) => return (reader, reading, Err(error)),

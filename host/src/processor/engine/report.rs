@@ -15,7 +15,8 @@ use crate::{
     tenants::replacements::REPLACED,
 };
 
-/// Bytes of a line about a stop besides names and the reason: time, level, position and remedy.
+/// Approximate bytes of a log line about a stopped lane without names and reason: time, level,
+/// position and remedy.
 const LINE: usize = 150;
 
 impl Engine<'_> {
@@ -34,7 +35,7 @@ impl Engine<'_> {
             LaneState::Retrying { reason, .. } => {
                 tracing::info!(%processor, %lane, position, %reason, attempts = checkpoint.attempts, "the lane will retry");
             }
-            // The reconciler has logged it once for the tenant.
+            // The registry of plugins has logged the replacement once for the tenant.
             LaneState::Paused(reason) if reason.class == REPLACED => {
                 tracing::debug!(%processor, %lane, %reason, "the lane is paused");
             }
@@ -43,8 +44,9 @@ impl Engine<'_> {
         }
     }
 
-    /// Whether a stop may be logged. Lines about a tenant's lanes count against its log volume.
-    /// Lines that do not fit are counted, and a warning reports the count from time to time.
+    /// Whether the stop of a lane may be logged. Lines about a tenant's lanes count against its log
+    /// volume. Lines that do not fit are dropped and counted, and a warning reports the count from
+    /// time to time.
     fn may_log(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint, reason: &Reason) -> bool {
         let shown = match checkpoint.state {
             LaneState::Blocked(_) => tracing::enabled!(tracing::Level::WARN),

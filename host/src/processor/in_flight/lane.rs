@@ -27,14 +27,14 @@ pub(super) struct FinishedWork<T> {
 }
 
 impl<T> FinishedWork<T> {
-    /// Replaces the results, and returns the former ones.
+    /// The same work with other results, and the former results.
     pub(super) fn exchange<U>(self, results: U) -> (FinishedWork<U>, T) {
         let FinishedWork { page, end, first, events, results: had } = self;
         (FinishedWork { page, end, first, events, results }, had)
     }
 }
 
-/// Why a lane stopped, and before which event. Its progress follows from what is committed by then.
+/// The reason why a lane stopped, and the event before which it stopped.
 #[derive(Clone, Debug)]
 pub(super) struct LaneStop {
     pub(super) page: PageNumber,
@@ -65,14 +65,14 @@ pub(super) struct Lane<T> {
     pub(super) done: VecDeque<FinishedWork<T>>,
     /// The state that its row must have once everything in `done` is committed.
     pub(super) stop: Option<LaneStop>,
-    /// Maximum number of events that it reads at once, after a commit of more was refused.
+    /// Maximum number of events that it reads at once, after a commit of more was rejected.
     pub(super) max_events: Option<usize>,
-    /// It is reading the log.
+    /// Whether it is reading the log.
     pub(super) reading: bool,
-    /// The commit under way includes it.
+    /// Whether the commit under way includes it.
     pub(super) in_commit: bool,
-    /// Its running work began before a commit of its earlier results was refused, so the results
-    /// will be dropped.
+    /// Whether its running work began before a commit of its earlier results was rejected, so that
+    /// the results will be dropped.
     pub(super) stale: bool,
 }
 
@@ -93,7 +93,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Whether the cursor alone describes it.
+    /// Whether it needs no entry, because its progress is that of the cursor.
     pub(super) fn is_redundant(&self) -> bool {
         let nothing_known = self.row.is_none() && self.stop.is_none() && !self.detached() && !self.in_commit;
         nothing_known && self.idle() && self.done.is_empty()
@@ -149,7 +149,7 @@ impl<T> Lane<T> {
     }
 }
 
-/// Whether a commit up to `page` would change what the database has of a lane.
+/// Whether a commit up to `page` would change a lane's row, or store results of it.
 pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) -> bool {
     let done = included && lane.done.front().is_some_and(|done| done.page <= page);
     let stop = lane.stopped(page).is_some() && (included || lane.done.is_empty());

@@ -38,7 +38,7 @@ pub(super) struct Parked {
 pub(super) struct ParkedLane {
     /// Its row, as the database has it.
     pub(super) row: LaneRow,
-    /// Maximum number of events that it reads at once, after a commit of more was refused.
+    /// Maximum number of events that it reads at once, after a commit of more was rejected.
     pub(super) max_events: Option<usize>,
 }
 

@@ -1,8 +1,9 @@
-//! Commit plans, and how the tracker applies their outcome: pure.
+//! Commit plans: their choice, and the application of their outcome to the tracker. Pure.
 //!
 //! A plan takes every finished piece of work up to a page, and inserts, moves or deletes the row of
 //! each lane affected. If not everything fits, or a lane must commit alone, lanes take turns. If
-//! the database refuses the data, the lanes concerned are bisected until the culprit is known.
+//! the database rejects the data, the lanes concerned are bisected until the lane that wrote it
+//! (the *culprit*) is known.
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +19,10 @@ use crate::{
     processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
 };
 
-/// Events that a lane reads at once after a commit of its results was refused.
+/// Events that a lane reads at once after a commit of its results was rejected.
 const RESTRICTED_EVENTS: usize = 128;
 
-/// How long a commit waits for lanes that have not finished.
+/// Bounds on the time that a commit waits for unfinished lanes. The wait ends at the earlier one.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Time since the first lane finished.
@@ -37,7 +38,7 @@ impl Patience {
     }
 }
 
-/// A commit, ready to be carried out.
+/// A commit that is ready to be carried out.
 #[derive(Debug)]
 pub struct CommitPlan<T> {
     /// The cursor's progress before the commit.
@@ -62,9 +63,9 @@ pub struct CommitPlan<T> {
 }
 
 impl<T: Weighted> InFlight<T> {
-    /// The commit to make now, if any. It takes everything that is finished, once all lanes have
-    /// finished or patience has ended. With `store` it also stores progress past events that
-    /// concern no lane, which alone do not justify a commit. `runs_waiting` is the number of
+    /// The commit to make now, if there is one. It takes everything that is finished, once all
+    /// lanes have finished or patience has ended. With `store` it also stores progress past events
+    /// that concern no lane, which alone do not justify a commit. `runs_waiting` is the number of
     /// running lanes that wait for a commit themselves.
     pub fn plan(
         &mut self,
@@ -110,7 +111,7 @@ impl<T: Weighted> InFlight<T> {
         Some(plan)
     }
 
-    /// The lanes whose results go into a commit up to `page`; none if all do.
+    /// The lanes whose results a commit up to `page` includes; none if it includes all.
     fn choose(&mut self, page: PageNumber) -> Option<BTreeSet<LaneKey>> {
         let weight = |lane: &Lane<T>| -> Option<usize> {
             let weights = lane.done.iter().take_while(|done| done.page <= page).map(|done| done.results.weight());
@@ -150,7 +151,7 @@ impl<T: Weighted> InFlight<T> {
         Some(patience.ends(all))
     }
 
-    /// The last page that a commit may move the cursor past.
+    /// The last page past which a commit may move the cursor.
     fn page_to_commit(&self, now: SystemTime, patience: Patience, runs_waiting: usize) -> PageNumber {
         // A lane holds the cursor before the first page it still works on, unless it has a row or
         // needs one anyway.
@@ -164,8 +165,8 @@ impl<T: Weighted> InFlight<T> {
             return complete;
         }
         let Some(index) = self.open_pages.iter().position(|page| page.has_work) else { return complete };
-        // A commit does not wait for lanes that cannot start or continue before it. Otherwise
-        // neither would ever happen.
+        // A commit does not wait for lanes that cannot start or continue before it. Otherwise they
+        // would wait for each other forever.
         let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
         let stuck =
             if running == 0 { self.waits_for_commit() } else { runs_waiting >= running && self.uncommitted_bytes > 0 };
@@ -227,12 +228,12 @@ impl<T: Weighted> InFlight<T> {
         }
     }
 
-    /// Records that the database refused a plan because of its data. Its results are put back, and
-    /// the next plans take ever smaller groups of its lanes, until one lane is refused alone.
+    /// Records that the database rejected a plan because of its data. Its results are put back, and
+    /// the next plans take ever smaller groups of its lanes, until one lane is rejected alone.
     /// `culprit` names the lane if it is known from the start. That lane then reads fewer events at
-    /// a time from its row on. It blocks, with `why` as its reason, when it is refused with a
+    /// a time from its row on. It blocks, with `why` as its reason, when it is rejected with a
     /// single event. Returns the culprit once it is known.
-    pub fn refused(
+    pub fn rejected(
         &mut self,
         plan: CommitPlan<T>,
         culprit: Option<LaneKey>,
@@ -255,10 +256,10 @@ impl<T: Weighted> InFlight<T> {
                 lane.done.push_front(taken.exchange(results).0);
             }
         }
-        let mut refused = Vec::new();
+        let mut rejected = Vec::new();
         for (key, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_commit) {
             lane.in_commit = false;
-            refused.push(key.clone());
+            rejected.push(key.clone());
         }
         let culprit = match &affected[..] {
             [] => None,
@@ -273,14 +274,14 @@ impl<T: Weighted> InFlight<T> {
                 None
             }
         };
-        for key in refused.iter().chain(&culprit) {
+        for key in rejected.iter().chain(&culprit) {
             self.park_or_remove(key);
         }
         culprit
     }
 
     /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
-    /// refused.
+    /// rejected.
     fn restrict(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let first = lane.done.iter().find_map(|done| done.first);

@@ -8,8 +8,8 @@ use super::{InFlight, Lane, OpenPage, Weighted, lane::FinishedWork};
 use crate::model::{cursor::Progress, ids::LaneKey};
 
 impl<T: Weighted> InFlight<T> {
-    /// Dispatches everything up to `end` as one page that no lane handles; `shed` has each lane's
-    /// count. Lanes that still work on earlier pages are detached instead: they read the log
+    /// Dispatches everything up to `end` as one page that no lane handles; `shed` has the count of
+    /// each lane. Lanes that still work on earlier pages are detached instead: they read the log
     /// themselves, and each of them sheds or handles it then. Returns the number of lanes that
     /// jumped.
     pub fn shed_to(&mut self, end: Progress, shed: Vec<(LaneKey, T)>) -> usize {

@@ -1,10 +1,10 @@
-//! A bounded number of slots for running lanes, shared by tenants: pure.
+//! Slots for running lanes: a bounded number, shared fairly by tenants. Pure.
 //!
-//! A tenant may have very many lanes with work at the same time. Without a bound of its own it
-//! would hold every slot, and another tenant's only lane would wait where the scheduler cannot see
-//! it. The bound is a dynamic threshold: a tenant may take one more slot while it holds fewer than
-//! [`SHARE`] times the free ones. A single busy tenant gets two thirds of the slots, and each of
-//! ten busy tenants gets two twenty-firsts. Some slots always stay free for the next tenant,
+//! A tenant may have very many lanes with work at the same time. Without a bound it would take
+//! every slot, and another tenant's only lane would wait outside the scheduler, which could not
+//! help it. The bound is a dynamic threshold: a tenant may take one more slot while it holds fewer
+//! than [`SHARE`] times the free ones. A single busy tenant gets two thirds of the slots, and each
+//! of ten busy tenants gets two twenty-firsts. Some slots always stay free for the next tenant,
 //! without any reservation. The method is from Choudhury and Hahne, "Dynamic queue length
 //! thresholds for shared-memory packet switches", 1998.
 

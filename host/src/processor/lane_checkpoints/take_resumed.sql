@@ -1,4 +1,4 @@
--- Takes the lanes that were resumed: each is returned once. Writes nothing if there are none.
+-- Takes lanes that were resumed: each is returned once. Writes nothing if there are none.
 --
 -- $1 text    processor
 -- $2 bigint  maximum number of lanes

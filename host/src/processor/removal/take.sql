@@ -1,5 +1,5 @@
--- Deletes the rows of collections that were kept from a removed processor. Returns what is to be
--- dropped for each: its views, and its tables of all generations.
+-- Deletes the rows of collections that were kept from a removed processor. Returns for each what
+-- must be dropped: its views, and its tables of all generations.
 --
 -- $1 text    processor
 -- $2 bigint  maximum number of collections

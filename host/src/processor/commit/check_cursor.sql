@@ -1,6 +1,6 @@
--- Checks the progress and the fence of the cursor of every bucket, and locks them until the
--- transaction ends. Adds what lanes behind the cursor have handled to the row of bucket 0. Fails
--- the transaction if another term has the fence or the cursor has moved.
+-- Checks the progress and the fence of the cursor of every bucket, and locks the rows until the
+-- transaction ends. Adds the events that lanes behind the cursor have handled to the row of bucket
+-- 0. Fails the transaction if another term has taken the fence or the cursor has moved.
 --
 -- $1 text    processor
 -- $2 text    fencing token
@@ -15,4 +15,4 @@ counted as (
   where processor = $1 and fence = $2 and progress::text = $3::text and bucket = 0
   returning 1
 )
-select sandmill.must_change('hold cursor of ' || $1, $4, (select count(*) from held) + (select count(*) from counted))
+select sandmill.must_change('check cursor of ' || $1, $4, (select count(*) from held) + (select count(*) from counted))
