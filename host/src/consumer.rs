@@ -1,4 +1,4 @@
-//! The tail of the log: notices commits, reads pages, and routes their events to lanes.
+//! The reading side of the log: it notices commits, reads pages, and routes their events to lanes.
 //!
 //! [`wake`] polls the database's snapshot and wakes all processors when it has changed. [`pages`]
 //! reads the events after a processor's progress; processors with equal progress share one read.

@@ -1,12 +1,12 @@
 //! Failpoints: crashes at named steps, for tests of recovery.
 //!
-//! They are compiled in only with the feature `failpoints`, which no release has.
+//! They are compiled in only with the feature `failpoints`, which no release enables.
 //! `SANDMILL_FAILPOINT=NAME:N` in the environment kills the process with SIGKILL when the step NAME
 //! is reached for the N-th time. The names:
 //!
 //! - `page.read`: a page was read;
 //! - `shed.read`: a part of the events to shed was read;
-//! - `lanes.run`: lanes have run, and nothing is committed;
+//! - `lanes.run`: lanes have run, and none of their results are committed;
 //! - `commit.begin`: a commit begins;
 //! - `commit.written`: all statements are answered, COMMIT is not sent;
 //! - `commit.sent`: COMMIT is sent;

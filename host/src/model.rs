@@ -1,4 +1,5 @@
-//! The domain types that all other rooms share. None of them knows tokio, SQL, wasmtime or HTTP.
+//! The domain types that all other rooms share. None of them depends on tokio, SQL, wasmtime or
+//! HTTP.
 
 pub mod cursor;
 pub mod effects;

@@ -4,8 +4,8 @@
 //! and guest threads of a host. Documents, skipped events and stopped lanes must be the same every
 //! time. Where a batch ends is the host's choice, and differs between live work and a rebuild.
 //! Tenants run concurrently, as they share nothing. A tenant's lanes run one after another in the
-//! log's order, so that a test is repeatable. A retry is made at once; after [`ATTEMPTS`] attempts
-//! the lane stops. All events and documents are held in memory.
+//! log's order, so that a test is repeatable. Retries are made immediately; after [`ATTEMPTS`]
+//! attempts the lane stops. All events and documents are held in memory.
 
 mod batching;
 mod compare;
@@ -29,8 +29,8 @@ use crate::{
     processor::lane::{FIRST_BATCH, Runner, TermEnded},
 };
 
-/// Attempts at an event before its lane stops. Default 3: a projector sees only its events and
-/// documents, so an event that fails three times in a row will always fail.
+/// Attempts at an event before its lane stops. 3: a projector sees only its events and documents,
+/// so an event that fails three times in a row will always fail.
 pub const ATTEMPTS: u32 = 3;
 
 /// A test of one plugin.
@@ -54,7 +54,7 @@ impl PluginTest<'_> {
         expected: Option<&NamedDocuments>,
     ) -> Result<(TestReport, NamedDocuments), TermEnded> {
         let router = Router::new(self.spec);
-        let taken: Vec<Arc<Event>> = events.iter().filter(|event| router.takes(event)).cloned().collect();
+        let taken: Vec<Arc<Event>> = events.iter().filter(|event| router.handles(event)).cloned().collect();
         let largest_batch = self.runner.code.current().batch_events.min(FIRST_BATCH).min(self.page_events).max(1);
         let mut passes: Vec<Pass> = Vec::new();
         for batching in Batching::all(largest_batch, self.page_events, &taken) {

@@ -1,9 +1,9 @@
-//! Guest threads: threads that poll the futures of guests, apart from the async runtime.
+//! Guest threads: threads outside the async runtime that poll the futures of guests.
 //!
-//! The runtime drives sockets and timers, so a guest that computes must not hold one of its
+//! The runtime drives sockets and timers, so a guest that computes must not occupy one of its
 //! threads. The order of the guests is decided in [`ring`]: tenants share CPU time by weight and
-//! class. A tenant is charged for the CPU time of its polls, including the host's work inside them.
-//! The thread's own CPU clock measures it. A guest's future yields after every slice (see
+//! class. A tenant is charged for the CPU time of its polls, including the host's work inside them,
+//! as the thread's own CPU clock measures it. A guest's future yields after every slice (see
 //! `sandbox::meter`) and is queued again; one that waits for the host is queued when it is woken. A
 //! tenant with threads of its own also has its own ring. Dropping the future that
 //! [`Scheduler::run`] returned drops the guest's future at its next slice at the latest. The
@@ -69,7 +69,7 @@ impl Scheduler {
     }
 
     /// Runs a future on the guest threads, charged to a tenant and counted by `meter`. A panic in
-    /// the future resumes where the returned future is awaited.
+    /// the future continues where the returned future is awaited.
     pub fn run<F>(
         &self,
         tenant: &TenantId,
@@ -103,7 +103,8 @@ impl Scheduler {
         self.queue(tenant).lock().ring.charge(tenant, class, time);
     }
 
-    /// Debt of a tenant in a class, in rounds of the ring: how many times the others go first.
+    /// Debt of a tenant in a class, in rounds of the ring: the number of rounds in which only the
+    /// other tenants are served.
     pub fn debt(&self, tenant: &TenantId, class: Class) -> u32 {
         self.queue(tenant).lock().ring.debt(tenant, class)
     }
@@ -223,7 +224,7 @@ mod tests {
             hog.await;
         }
         let all: f64 = used.iter().sum();
-        // The first and the last poll may fall outside the shares.
+        // The first and the last poll may not be shared fairly.
         for (used, share) in used.iter().zip([12.0, 4.0, 4.0, 1.0]) {
             assert!((used - all * share / 21.0).abs() <= 0.05 * all * share / 21.0 + 6.0, "{used} ms of {all}");
         }

@@ -1,4 +1,4 @@
-//! Event stores as read-only logs, one module for each table layout.
+//! Event sources: read-only access to event stores, one module for each table layout.
 //!
 //! A source answers two questions: which transactions are visible now, and which events lie between
 //! two snapshots. A follower keeps its own [`Progress`] and asks for the events after it; the
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Why events could not be read. The connection may be lost, so the caller ends its term.
+/// Why events could not be read. The session may be lost, so the caller ends its term.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// An error of the database or of the connection.
@@ -52,7 +52,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Whether the database could not return some row; the connection stays usable.
+    /// Whether the database could not return some row. If so, the session stays usable.
     pub fn is_about_a_row(&self) -> bool {
         matches!(self, SourceError::Database(error) if db::is_about_a_row(error))
     }
@@ -75,10 +75,10 @@ impl Limit {
     }
 
     /// Largest data and metadata that arrive with their event, in bytes; larger ones are deferred.
-    /// It is twice an event's share of the bytes, so events of one size all arrive, within 2 to 64
-    /// KiB.
+    /// It is twice an event's share of the bytes, within 2 to 64 KiB, so events of equal size all
+    /// arrive with their data.
     pub fn inline_bytes(self) -> usize {
-        (self.bytes.saturating_mul(2) / self.events.max(1)).clamp(INLINE_LEAST, INLINE_MOST)
+        (self.bytes.saturating_mul(2) / self.events.max(1)).clamp(INLINE_MIN, INLINE_MAX)
     }
 
     /// Bytes that a read may hold before it ends early.
@@ -87,12 +87,11 @@ impl Limit {
     }
 }
 
-/// Lower bound of [`Limit::inline_bytes`]. Default 2 KiB: PostgreSQL stores larger values outside
-/// the row.
-const INLINE_LEAST: usize = 2 << 10;
-/// Upper bound of [`Limit::inline_bytes`]. Default 64 KiB: larger values would delay every reader
-/// of the page.
-pub const INLINE_MOST: usize = 64 << 10;
+/// Lower bound of [`Limit::inline_bytes`]. 2 KiB: PostgreSQL stores larger values outside the row.
+const INLINE_MIN: usize = 2 << 10;
+/// Upper bound of [`Limit::inline_bytes`]. 64 KiB: larger values would delay every reader of the
+/// page.
+pub const INLINE_MAX: usize = 64 << 10;
 
 /// A page of one tenant's events in a difference.
 #[derive(Debug)]
@@ -113,12 +112,13 @@ pub struct Body {
     pub bytes: u64,
     /// The limit for one event, in bytes.
     pub most: u64,
-    /// Data and metadata as JSON text; none if they exceed the limit.
+    /// Data and metadata as JSON texts; none if they exceed the limit.
     pub texts: Option<(Box<str>, Arc<str>)>,
 }
 
-/// Number of events that [`EventSource::last`] examines.
-pub const LOOKED_AT: usize = 5_000;
+/// Number of events that [`EventSource::last`] examines. 5,000: a bound on the cost of looking for
+/// rare types.
+pub const EXAMINED_EVENTS: usize = 5_000;
 
 /// A reader's session on an event store.
 pub trait EventSource: Send + Sync {
@@ -132,8 +132,8 @@ pub trait EventSource: Send + Sync {
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>>;
 
     /// The page after `after`: at most `limit` events, by position, but at least one if there is
-    /// any. A page without events still moves its `to`, as far as the snapshot moved. Large data is
-    /// deferred, here and in the other reads.
+    /// any. A page without events still ends at a later progress if the snapshot has moved. Large
+    /// data is deferred, here and in the other reads.
     fn page<'a>(&'a mut self, after: &'a Progress, limit: Limit) -> BoxFuture<'a, Result<Page, SourceError>>;
 
     /// One tenant's events in a difference: at most `limit`, by position.
@@ -145,7 +145,7 @@ pub trait EventSource: Send + Sync {
     ) -> BoxFuture<'a, Result<TenantPage, SourceError>>;
 
     /// The last events up to a position, in the log's order: of one tenant or of all, of these
-    /// types or of all, at most `limit`. It examines only the last [`LOOKED_AT`] events of that
+    /// types or of all, at most `limit`. It examines only the last [`EXAMINED_EVENTS`] events of that
     /// tenant or of all, so rare types do not cost a scan of the log.
     fn last<'a>(
         &'a mut self,

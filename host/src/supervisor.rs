@@ -1,9 +1,9 @@
 //! The owner of all long-lived tasks. It names them, and ends the process in order when one fails.
 //! It knows nothing of events or plugins.
 //!
-//! There are two ways to stop. *Drain*: begin nothing, finish and store the work under way, end.
-//! *Abort*: end now. A task listens to a [`Stop`]. If a task fails or panics, all others drain, and
-//! its error becomes the supervisor's.
+//! There are two ways to stop. *Drain*: start no work, finish and store the work under way, then
+//! end. *Abort*: end immediately. A task listens to a [`Stop`]. If a task fails or panics, all
+//! others drain, and its error becomes the supervisor's.
 
 use std::{collections::HashMap, future::Future};
 
@@ -31,7 +31,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Waits until draining begins. Returns at once if it has begun. Cancel safe.
+    /// Waits until draining begins. Returns immediately if it has begun. Cancel safe.
     pub async fn drain(&mut self) {
         // An error means that the supervisor is gone, so the task must end as well.
         let _ = self.phase.wait_for(|phase| *phase >= StopPhase::Draining).await;

@@ -1,8 +1,8 @@
-//! The loader of deferred data: that of large events, which a page leaves out. It loads the data
-//! for the lane that is about to handle the events.
+//! The loader of deferred data: the data of large events, which a page leaves out. It loads the
+//! data just before a lane handles the events.
 //!
-//! The host reads one load at a time. The loads that lanes hold are bounded for the whole host: a
-//! few at once, one for each tenant, each of a few MiB. An event over the store's size limit is
+//! The host reads one load at a time. The loads in memory are bounded for the whole host: at most
+//! 16 at once, one for each tenant, each of a few MiB. An event over the store's size limit is
 //! never loaded; its lane gets the reason instead.
 
 use std::{
@@ -23,11 +23,11 @@ use crate::{
     source::{Body, Borrower, EventSource, SourceError, SourcePool},
 };
 
-/// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the
-/// database, and as much as one event may have by default.
+/// Bytes of one load, unless a single event has more. 4 MiB: a few milliseconds of database time,
+/// and as much as one event may have by default.
 const LOAD_BYTES: usize = 4 << 20;
-/// Loads that the host holds at once, each until its call has ended. Default 16, up to 64 MiB: up
-/// to 15 tenants with long calls do not delay the large events of others.
+/// Loads in memory at once, each until its call has ended. 16: up to 64 MiB, and up to 15 tenants
+/// with long calls do not delay the large events of others.
 const LOADS: usize = 16;
 
 /// The loader of deferred data for all lanes of a host.
@@ -41,7 +41,8 @@ pub(super) struct DeferredEvents {
     tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
 }
 
-/// The outcome of a load: data, or why the database could not return that of the first event.
+/// The outcome of a load: data, or the reason why the database could not return the first event's
+/// data.
 enum LoadOutcome {
     Bodies(Vec<Body>),
     Unreadable(String),
@@ -81,7 +82,7 @@ impl DeferredEvents {
         let outcome = load(&mut **source, &positions).await?;
         source.give_back();
         drop(loading);
-        let (events, unread) = with_data(events, outcome);
+        let (events, unread) = ready_events(events, outcome);
         Ok(Loaded::new(events, unread, began.elapsed(), (permit, room)))
     }
 }
@@ -97,7 +98,7 @@ async fn load(source: &mut dyn EventSource, positions: &[i64]) -> Result<LoadOut
         Err(error) if error.is_about_a_row() => {}
         bodies => return bodies.map(LoadOutcome::Bodies),
     }
-    // One row is damaged. The events before it are loaded one by one, until it comes first.
+    // One row is damaged. Each attempt loads one event, until the damaged one is the first.
     let first = positions.get(..1).unwrap_or_default();
     match source.load(first, LOAD_BYTES, None).await {
         Err(error) if error.is_about_a_row() => Ok(LoadOutcome::Unreadable(error.to_string())),
@@ -105,9 +106,9 @@ async fn load(source: &mut dyn EventSource, positions: &[i64]) -> Result<LoadOut
     }
 }
 
-/// The events with their data, up to the first whose data is missing. If that data cannot be read
-/// at all, also the reason.
-fn with_data(events: &[Arc<Event>], outcome: LoadOutcome) -> (Vec<Arc<Event>>, Option<Reason>) {
+/// The events with their data, up to the first whose data is missing. If that data cannot be read,
+/// also the reason.
+fn ready_events(events: &[Arc<Event>], outcome: LoadOutcome) -> (Vec<Arc<Event>>, Option<Reason>) {
     let (bodies, unreadable) = match outcome {
         LoadOutcome::Bodies(bodies) => (bodies, None),
         LoadOutcome::Unreadable(why) => (Vec::new(), Some(why)),
@@ -179,7 +180,7 @@ mod tests {
     fn events_are_ready_up_to_the_first_without_data() {
         let events = [event(1, false), event(2, true), event(3, false), event(4, true), event(5, false)];
         let ready = |outcome: LoadOutcome| {
-            let (events, unread) = with_data(&events, outcome);
+            let (events, unread) = ready_events(&events, outcome);
             assert!(events.iter().all(|event| event.deferred.is_none()));
             (events.iter().map(|event| event.data.to_string()).collect::<Vec<_>>(), unread)
         };

@@ -2,16 +2,17 @@
 //!
 //! A processor asks for the page after its own progress. If another processor had the same progress
 //! a moment ago, the page is still cached, and both continue from the same next progress. Otherwise
-//! the page is read. So processors that are level stay level and share every read. A processor that
-//! is behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
+//! the page is read. So processors with equal progress keep equal progress, and share every read. A
+//! processor that is behind or ahead needs no special treatment. Recent pages are kept up to a
+//! number of bytes.
 //!
 //! A page is bounded in events and in bytes. After large events, fewer are read at once. Large data
 //! stays in the store, from where the module `deferred` loads it for the lane that handles it.
 //!
-//! A reader accepts only pages whose read began after the reader was created. The reason: a crash
-//! of the database can undo events that were read already and reuse their xids, while every earlier
-//! snapshot looks unchanged. If the database has crashed since then, the sessions of the reader and
-//! of its term are dead. So nothing of the page can be committed.
+//! A reader accepts only pages whose read began after the reader was created. A crash of the
+//! database can undo events that were read already and reuse their xids, while every earlier
+//! snapshot looks unchanged. If it crashes after the reader was created, the term loses all
+//! sessions on which it may commit, so nothing of the page can be committed.
 
 use std::{
     collections::VecDeque,
@@ -33,11 +34,11 @@ use crate::{
         ids::TenantId,
         loading::LoadEvents,
     },
-    source::{Borrower, ConnectionWait, INLINE_MOST, Lease, Limit, SharedSource, SourcePool},
+    source::{Borrower, ConnectionWait, INLINE_MAX, Lease, Limit, SharedSource, SourcePool},
 };
 
 /// Bytes of recent pages that are kept. 16 MiB: two of the largest pages or many ordinary ones,
-/// more than level processors are ever apart.
+/// more than processors with nearly equal progress need.
 const KEPT_BYTES: usize = 16 << 20;
 
 /// The recent pages of one source, shared by all its readers.
@@ -53,11 +54,12 @@ pub struct Pages {
 /// Maximum number of tenants whose last events are looked up one by one.
 const SINGLE_TENANTS: usize = 16;
 
-/// The largest event whose property is read to find its lane, in bytes. 32 MiB, the highest limit
-/// that a store accepts. It is fixed, so no setting can move an event to another lane.
+/// The largest event whose property is read to find its lane, in bytes. 32 MiB: the highest limit
+/// that a store accepts. It is fixed, so that no setting can move an event to another lane.
 const ROUTED_BYTES: u64 = 32 << 20;
 
-/// The assumed weight of an event before any was read, in bytes.
+/// The assumed weight of an event before any was read, in bytes. 4 KiB: an estimate on the large
+/// side, which only makes the first page short.
 const FIRST_WEIGHT: usize = 4 << 10;
 
 /// The size of a page, as a multiple of the usual number of events.
@@ -65,14 +67,14 @@ const FIRST_WEIGHT: usize = 4 << 10;
 pub struct PageScale(usize);
 
 impl PageScale {
-    /// For a reader that is level.
+    /// The scale for a reader at the head of the log.
     pub const LEVEL: PageScale = PageScale(1);
-    /// For a reader that is behind. Its events are not awaited live, and the more of them are
-    /// handled together, the less often their documents are written.
+    /// The smallest scale for a reader that is behind. Nobody waits for its events live, and the
+    /// more of them are handled together, the less often their documents are written.
     pub const BEHIND: PageScale = PageScale(4);
     /// The largest scale, for a reader that is behind with very many lanes. If each lane has few
     /// events of a page, the overhead of calls exceeds the work in them.
-    const MOST: PageScale = PageScale(32);
+    const MAX: PageScale = PageScale(32);
     /// Target number of events for each lane. Pages grow to reach it, and shrink above four times
     /// that number.
     const EVENTS_PER_LANE: usize = 16;
@@ -85,7 +87,7 @@ impl PageScale {
             many if many > lanes * Self::EVENTS_PER_LANE * 4 => self.0 / 2,
             _ => self.0,
         };
-        PageScale(scale.clamp(Self::BEHIND.0, Self::MOST.0))
+        PageScale(scale.clamp(Self::BEHIND.0, Self::MAX.0))
     }
 
     /// The weight of such a page, in ordinary pages.
@@ -108,13 +110,14 @@ impl PageSize {
         Limit { events: (bytes / self.weight.load(Relaxed).max(1)).clamp(1, events), bytes }
     }
 
-    /// Updates the recent weight. Larger events count at once, smaller ones by three quarters: a
-    /// page that is too short costs time, one that is too long costs memory.
+    /// Updates the recent weight from the mean of a page. A larger mean replaces it, a smaller one
+    /// counts three quarters: a page that is too short costs time, one that is too long costs
+    /// memory.
     fn learn(&self, events: &[Arc<Event>]) {
         // A deferred event is only known to be larger than the bound, so the bound of the next page
         // is higher.
         let weight = |event: &Arc<Event>| {
-            let deferred = event.deferred.as_ref().map_or(0, |deferred| (deferred.larger_than * 2).min(INLINE_MOST));
+            let deferred = event.deferred.as_ref().map_or(0, |deferred| (deferred.larger_than * 2).min(INLINE_MAX));
             event.weight() + deferred
         };
         let Some(mean) = events.iter().map(weight).sum::<usize>().checked_div(events.len()) else {
@@ -127,7 +130,7 @@ impl PageSize {
 
 #[derive(Default)]
 struct Recent {
-    /// Each with the time at which its read began.
+    /// The pages, each with the time at which its read began.
     pages: VecDeque<(Instant, Arc<Page>)>,
     bytes: usize,
     /// The last page without events.
@@ -162,7 +165,7 @@ impl Recent {
 }
 
 impl Pages {
-    /// Pages of at most `events` events and about `bytes` bytes.
+    /// A cache that reads pages of at most `events` events and about `bytes` bytes.
     pub fn new(sources: Arc<SourcePool>, events: usize, bytes: usize) -> Arc<Self> {
         let size = PageSize { events, bytes, weight: AtomicUsize::new(FIRST_WEIGHT) };
         let deferred = Arc::new(DeferredEvents::new(sources.clone()));
@@ -180,7 +183,7 @@ impl Pages {
         Reader { pages: self.clone(), borrower, created: Instant::now() }
     }
 
-    /// The processors that have waited for a session for at least this time.
+    /// The processors that have waited for a session for at least the time `least`.
     pub fn waits(&self, least: Duration) -> Vec<ConnectionWait> {
         self.sources.waits(least)
     }
@@ -299,15 +302,15 @@ impl Reader {
         Ok((page.events, page.more))
     }
 
-    /// Finds the partition keys of deferred events if a property of their data decides their lane.
-    /// Reads them one by one and keeps only the keys. The key of an event that is too large for
-    /// that counts as unreadable.
+    /// Finds the partition keys of deferred events, if a property of their data decides their lane.
+    /// Reads the events one by one and keeps only the keys. If an event is too large for that, its
+    /// key counts as unreadable.
     pub async fn route_deferred(&mut self, router: &Router, events: &[Arc<Event>]) -> Result<(), SourceError> {
         let Some(pointer) = router.pointer() else { return Ok(()) };
         let mut source = None;
         for event in events {
             let Some(deferred) =
-                event.deferred.as_ref().filter(|deferred| router.takes(event) && deferred.key(pointer).is_none())
+                event.deferred.as_ref().filter(|deferred| router.handles(event) && deferred.key(pointer).is_none())
             else {
                 continue;
             };
@@ -404,7 +407,7 @@ mod tests {
         assert_eq!(PageScale::BEHIND.after(20_000, 5_000), PageScale(16));
         let scale = PageScale::BEHIND.after(20_000, 9_000);
         assert_eq!((scale, scale.weight()), (PageScale(32), 8));
-        assert_eq!(scale.after(100_000, 10_000), PageScale::MOST);
+        assert_eq!(scale.after(100_000, 10_000), PageScale::MAX);
         assert_eq!(scale.after(80_000, 3_000), scale, "neither few nor many");
         assert_eq!(scale.after(80_000, 100), PageScale(16));
         assert_eq!(PageScale::LEVEL.after(20_000, 100), PageScale::BEHIND);

@@ -10,8 +10,9 @@ use crate::model::{
     spec::{PartitionBy, ProcessorSpec},
 };
 
-/// The lane of a tenant's events whose partition key cannot be read. The lane stops at the first of
-/// them ([`Router::unreadable`]), so none is handled out of order with the events of its real key.
+/// The key of the lane for a tenant's events whose partition key cannot be read. The lane stops at
+/// the first of them ([`Router::unreadable`]), so that none is handled out of order with the events
+/// of its real key.
 const UNREADABLE: &str = "(unreadable)";
 
 /// A processor's subscription and partitioning, prepared for fast matching of each event.
@@ -58,7 +59,7 @@ impl Router {
     }
 
     /// Whether the processor handles this event.
-    pub fn takes(&self, event: &Event) -> bool {
+    pub fn handles(&self, event: &Event) -> bool {
         if self.tenants.as_ref().is_some_and(|tenants| tenants.binary_search(&event.tenant).is_err()) {
             return false;
         }
@@ -122,15 +123,15 @@ impl Router {
         Some((index, Reason::new("unreadable-data", message)))
     }
 
-    /// The events of a page by lane, each lane's in the page's order; lanes in the order of their
-    /// first event.
+    /// The events of a page by lane. The events of a lane are in the order of the page, and the
+    /// lanes in the order of their first event.
     pub fn route(&self, events: &[Arc<Event>]) -> Vec<(LaneKey, Vec<Arc<Event>>)> {
         let mut lanes: Vec<(LaneKey, Vec<Arc<Event>>)> = Vec::new();
         let mut index: HashMap<LaneKey, usize> = HashMap::new();
         // If a lane is a tenant, consecutive events often belong to the same one.
         let mut last: Option<(TenantId, usize)> = None;
         for event in events {
-            if !self.takes(event) {
+            if !self.handles(event) {
                 continue;
             }
             if let (Partitioning::Tenant, Some((tenant, at))) = (&self.partitioning, &last)
@@ -242,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn events_of_other_tenants_are_not_taken() {
+    fn events_of_other_tenants_are_not_handled() {
         let spec = ProcessorSpec::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let tenants = ["globex", "acme"].map(|name| TenantId::parse(name).unwrap());
         let router = Router::new(&ProcessorSpec { tenants: Some(tenants.into()), ..spec });
         let events = ["acme", "globex", "other"].map(|tenant| event(1, tenant, "s", "T", "{}"));
-        let taken: Vec<bool> = events.iter().map(|event| router.takes(event)).collect();
+        let taken: Vec<bool> = events.iter().map(|event| router.handles(event)).collect();
         assert_eq!(taken, [true, true, false]);
     }
 }

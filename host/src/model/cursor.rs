@@ -1,10 +1,10 @@
-//! The cursor of a follower of the log.
+//! Cursors: the positions of followers in the log, as sets of visible transactions.
 //!
 //! A [`Snapshot`] is PostgreSQL's `pg_snapshot`: exactly the transactions whose events are visible.
-//! It is the only safe cursor, because positions become visible out of order. The events between
-//! two snapshots are a [`Difference`], which is read by position, in pages. So a follower inside a
-//! difference is described by its [`Progress`]: `(A, B, last position)`, always compared and stored
-//! as a whole. Everything here is arithmetic on xids: no clock, no database.
+//! A position alone is no safe cursor, because positions become visible out of order. The events
+//! between two snapshots are a [`Difference`], which is read by position, in pages. So a follower
+//! inside a difference is described by its [`Progress`]: `(A, B, last position)`, always compared
+//! and stored as a whole. Everything here is arithmetic on xids: no clock, no database.
 //!
 //! The method is that of PgQ (`pgq.batch_event_sql`): an event lies between A and B if its
 //! transaction is visible in B and not visible in A.
@@ -20,8 +20,8 @@ pub type Xid = u64;
 pub struct Snapshot {
     xmin: Xid,
     xmax: Xid,
-    /// Transactions in progress when the snapshot was taken; rising, each within `xmin..xmax`.
-    /// Shared, because very many lanes may be at one snapshot.
+    /// Transactions in progress when the snapshot was taken, in ascending order, each within
+    /// `xmin..xmax`. Shared, because very many lanes may be at one snapshot.
     in_progress: Arc<[Xid]>,
 }
 
@@ -83,7 +83,7 @@ impl Snapshot {
     }
 }
 
-/// The error of a text that is neither a snapshot nor a progress.
+/// The error of a string that is not a snapshot, or not a progress.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not {what}")]
 pub struct ParseError {
@@ -130,9 +130,9 @@ impl fmt::Display for Snapshot {
 /// The progress of a follower: everything visible in `seen` is handled, and inside a difference
 /// also everything up to a position.
 ///
-/// Its text is `A||` between two differences and `A|B|last` inside one. Equal progress has equal
-/// text, and every page changes the text. So a commit that compares the whole text is applied at
-/// most once.
+/// As a string it is `A||` between two differences and `A|B|last` inside one. Equal progress has
+/// equal strings, and every page changes the string. So a commit that compares the whole string is
+/// applied at most once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
     seen: Snapshot,
@@ -159,8 +159,8 @@ impl Progress {
         Progress { seen, reading: Some(PartialRead { to, last }) }
     }
 
-    /// The progress at the beginning of the difference from `seen` to `to`. The handled events are
-    /// those of [`at`](Self::at). It bounds what is read next by `to`, and is never stored.
+    /// The progress at the beginning of the difference from `seen` to `to`. The same events are
+    /// handled as with [`at`](Self::at), but the next read ends at `to`. It is never stored.
     pub fn entering(seen: Snapshot, to: Snapshot) -> Self {
         Progress::inside(seen, to, BEFORE_ALL)
     }
@@ -170,12 +170,12 @@ impl Progress {
         &self.seen
     }
 
-    /// The end of the difference that it is inside of, if any.
+    /// The end of the difference that it lies inside, if any.
     pub fn target(&self) -> Option<&Snapshot> {
         self.reading.as_ref().map(|reading| &reading.to)
     }
 
-    /// The rest of the difference that it is inside of, if any.
+    /// The rest of the difference that it lies inside, if any.
     pub fn remainder(&self) -> Option<Difference> {
         let reading = self.reading.as_ref()?;
         Some(Difference {
@@ -205,7 +205,7 @@ impl Progress {
     }
 
     /// The differences that a follower at `self` must read, in this order, to reach `target`. Empty
-    /// if it is there already.
+    /// if it has reached it.
     ///
     /// `target` must be ahead of `self` on the same chain of snapshots, as the tail is ahead of a
     /// lane that it left behind.
@@ -282,9 +282,9 @@ pub struct Difference {
     /// The position above which reading begins; none at the beginning of a difference, whose lowest
     /// position is not known yet.
     pub after: Option<i64>,
-    /// The last position to read; none for all.
+    /// The last position to read; none to read all.
     pub up_to: Option<i64>,
-    /// The progress of a follower that has handled all of it.
+    /// The progress of a follower that has handled the whole difference.
     pub then: Progress,
 }
 
@@ -337,7 +337,7 @@ mod tests {
         assert!(!Snapshot::nothing().sees(3));
     }
 
-    /// Compares `covers` with its definition, over every pair of small snapshots.
+    /// Compares `covers` with its definition, for every pair of small snapshots.
     #[test]
     fn covers_means_sees_all_that_the_other_sees() {
         let mut all = Vec::new();

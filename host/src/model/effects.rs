@@ -46,7 +46,7 @@ pub struct Skipped {
     pub message: String,
 }
 
-/// What happens to a lane at the event before which its handler halted.
+/// The action on a lane whose handler halted before an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HaltAction {
     /// Retries after the host's back-off.
@@ -76,7 +76,7 @@ pub struct Halt {
 pub struct Effects {
     /// Changes to documents, to be applied in this order.
     pub changes: Vec<Change>,
-    /// Events that become dead letters, by rising index, all below the halt.
+    /// Events that become dead letters, in ascending order of their index, all before the halt.
     pub skipped: Vec<Skipped>,
     /// Where the handler stopped early, if it did.
     pub halted: Option<Halt>,

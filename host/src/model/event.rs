@@ -1,5 +1,5 @@
-//! Events, and the pages and batches that carry them. An event is parsed from its row once, then
-//! shared.
+//! Events, and the pages and batches that contain them. An event is parsed from its row once, and
+//! then shared.
 
 use std::{
     collections::BTreeMap,
@@ -11,16 +11,16 @@ use super::{
     ids::{LaneKey, TenantId},
 };
 
-/// One recorded fact. `data` and `metadata` are JSON texts, kept as they were written.
+/// An event: one recorded fact. `data` and `metadata` are JSON texts, kept as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Number within the log. Has gaps; never a cursor by itself.
+    /// Number within the log. The numbers have gaps, and are no cursor by themselves.
     pub position: i64,
     /// Unique within the store.
     pub id: Box<str>,
     /// The tenant it belongs to.
     pub tenant: TenantId,
-    /// Its type. Many events have the same type, so they share its text.
+    /// Its type. Many events have the same type, so they share one string.
     pub event_type: Arc<str>,
     /// The stream it was appended to, unique within the tenant.
     pub stream: Box<str>,
@@ -30,7 +30,7 @@ pub struct Event {
     pub recorded_at: i64,
     /// JSON text.
     pub data: Box<str>,
-    /// JSON text of an object. Events without metadata share one text.
+    /// JSON text of an object. Events without metadata share one string.
     pub metadata: Arc<str>,
     /// Set if data and metadata stayed in the store because one of them is large. Both are then
     /// empty here, and are read when the event is handled.
@@ -45,12 +45,12 @@ type PartitionKey = Result<Arc<str>, Arc<str>>;
 pub struct Deferred {
     /// Data or metadata has more bytes than this.
     pub larger_than: usize,
-    /// Partition keys by JSON pointer: the only part of its data that was read, to route it.
+    /// Partition keys by JSON pointer: the only part of the data that is read to route the event.
     keys: Arc<Mutex<BTreeMap<Box<str>, PartitionKey>>>,
 }
 
 impl Deferred {
-    /// A mark without any key yet.
+    /// A mark without any partition key.
     pub fn new(larger_than: usize) -> Self {
         Deferred { larger_than, keys: Arc::default() }
     }
@@ -66,7 +66,7 @@ impl Deferred {
     }
 }
 
-/// Remembered keys are derived from the event and are no part of it.
+/// Partition keys are derived from the event, so they do not count in comparisons.
 impl PartialEq for Deferred {
     fn eq(&self, other: &Self) -> bool {
         self.larger_than == other.larger_than
@@ -76,18 +76,19 @@ impl PartialEq for Deferred {
 impl Eq for Deferred {}
 
 impl Event {
-    /// Bytes that the event occupies, for memory bounds: its texts, and a constant for the rest.
+    /// Bytes that the event occupies, for memory bounds: its strings, and a constant for the rest.
     pub fn weight(&self) -> usize {
         self.id.len() + self.event_type.len() + self.stream.len() + self.data.len() + self.metadata.len() + 160
     }
 }
 
-/// A bounded, ordered part of the log, which takes a follower from one progress to the next.
+/// A page: a bounded, ordered part of the log between one progress and the next.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The progress before it.
     pub from: Progress,
-    /// The progress after it. Differs from `from` even without events, as the snapshot moved on.
+    /// The progress after it. It may differ from `from` even without events, because the snapshot
+    /// has moved on.
     pub to: Progress,
     /// The events, by position.
     pub events: Vec<Arc<Event>>,

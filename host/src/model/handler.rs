@@ -15,13 +15,13 @@ use super::{
 /// A future that can be sent to a guest thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The failure of an attempt, named by what happens next.
+/// The failure of an attempt. The variants say what happens next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The same events would fail again. The batch is halved until the failing event is found, and
     /// that event's lane blocks.
     Block(Reason),
-    /// Something around the handler failed. The lane retries later.
+    /// A resource that the handler needs failed or was short. The lane retries later.
     Retry(Reason),
     /// The term ends and nothing of it may be kept, because a resource of the whole processor is
     /// gone, such as its database connection.
@@ -45,10 +45,10 @@ pub struct Reason {
     pub message: String,
 }
 
-/// Bytes of a reason's message. Default 1,000: some lines for a person, and a memory bound when
+/// Maximum bytes of a reason's message. 1,000: a few lines for a person, and a bound on memory when
 /// very many lanes stop.
 pub const REASON_BYTES: usize = 1_000;
-/// Bytes of a reason's class. Default 100: it is a name.
+/// Maximum bytes of a reason's class. 100: it is a name.
 const CLASS_BYTES: usize = 100;
 
 impl Reason {
@@ -64,12 +64,12 @@ impl Reason {
 }
 
 impl Reason {
-    /// Whether the plugin itself gave this reason, so that its code has not failed.
+    /// Whether the plugin itself gave this reason, which means that its code has not failed.
     pub fn is_plugins_own(&self) -> bool {
         self.class == "plugin" || self.class.starts_with("plugin:")
     }
 
-    /// Whether the event could not be read, so that no code has failed.
+    /// Whether the event could not be read, which means that no code has failed.
     pub fn is_about_the_event(&self) -> bool {
         matches!(&*self.class, "event-too-large" | "event-unreadable" | "unreadable-data")
     }
@@ -92,7 +92,7 @@ pub trait Documents: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>>;
 }
 
-/// The right to make one call, released when dropped.
+/// A permit for one call, which is returned when dropped.
 pub struct CallPermit {
     _held: Option<Box<dyn Any + Send>>,
 }
@@ -131,14 +131,14 @@ pub trait Handler: Send + Sync {
         documents: Arc<dyn Documents>,
     ) -> BoxFuture<'static, Result<Effects, Failure>>;
 
-    /// Waits for a permit to make one more call for a tenant. Callers hold it until the call has
-    /// ended.
+    /// Waits for a permit to make one more call for a tenant. The caller keeps it until the call
+    /// has ended.
     fn permit<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, CallPermit> {
         let _ = tenant;
         Box::pin(std::future::ready(CallPermit::unlimited()))
     }
 
-    /// Maximum wall-clock time of one call, with everything in it.
+    /// Maximum wall-clock time of one call, including its reads of documents.
     fn wall_time(&self) -> Duration;
 
     /// Charges a line of this many bytes, which the host logs about a tenant, to the tenant's log
@@ -148,16 +148,17 @@ pub trait Handler: Send + Sync {
         LogRoom::Room
     }
 
-    /// A clone that shares code but no instances: neither sees the calls of the other.
+    /// A clone that shares the code but no instances: neither sees the effects of the other's
+    /// calls.
     fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler>;
 
-    /// Discards all memory of calls for a tenant, including calls under way, because their effects
-    /// were not committed.
+    /// Discards all instances that remember calls for a tenant, including calls under way, because
+    /// the effects of these calls were not committed.
     fn forget(&self, tenant: &TenantId) {
         let _ = tenant;
     }
 
-    /// Discards all memory of calls for every tenant.
+    /// Discards all instances that remember calls, for every tenant.
     fn forget_all(&self) {}
 }
 

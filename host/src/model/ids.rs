@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-/// A name that breaks its rule. Displayed with the rule.
+/// The error of an invalid name. It is displayed with the rule.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{given}` is not a valid {what}: {rule}")]
 pub struct InvalidName {
@@ -29,12 +29,12 @@ macro_rules! name {
                 }
             }
 
-            /// The name as text.
+            /// The name as a string.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// The name as a text that shares its bytes.
+            /// The name as a string that shares its bytes.
             pub fn as_shared(&self) -> Arc<str> {
                 self.0.clone()
             }
@@ -92,7 +92,7 @@ name!(
 ///
 /// Neither part holds a `/`, so no two processors share an id. An id has up to 128 bytes, but
 /// PostgreSQL cuts identifiers and application names at 63 without an error. So nothing in a
-/// database may be named after an id, or be recognized by such a name.
+/// database may be named after an id, or be found by such a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessorId {
     text: Arc<str>,
@@ -161,8 +161,7 @@ pub struct LaneKey {
     pub key: Arc<str>,
 }
 
-/// Number of buckets that a processor's lanes are spread over. A bucket is the unit of ownership
-/// between hosts.
+/// Number of buckets over which a processor's lanes are spread. Each bucket has its own cursor row.
 pub const BUCKETS: u8 = 16;
 
 impl LaneKey {

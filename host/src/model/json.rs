@@ -1,4 +1,4 @@
-//! The check of a JSON text that is to become a document.
+//! The check of a JSON text that a guest returns as a document.
 //!
 //! A guest's documents are checked before they are committed, because one that the database rejects
 //! would fail the transaction of a whole page. The check accepts exactly the JSON texts (RFC 8259)
@@ -24,7 +24,7 @@ pub const MAX_DEPTH: usize = 128;
 /// these stays within both.
 const MAX_DIGITS: usize = 8_000;
 
-/// Top-level keys of a document that belong to the host.
+/// Top-level keys of a document that are reserved for the host.
 const RESERVED: [&str; 2] = ["_id", "_version"];
 
 /// Why a text cannot be a document. Positions are bytes from 0.

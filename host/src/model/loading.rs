@@ -1,4 +1,4 @@
-//! The interface between lanes and the store for events with deferred data.
+//! The interface by which lanes load events with deferred data from the store.
 //!
 //! A page carries small events whole and large ones without their data, so that no lane waits for
 //! another lane's data. A lane loads the data just before the call that needs it, and drops it
@@ -15,7 +15,8 @@ use super::{
 /// A reader of deferred data.
 pub trait LoadEvents: Send + Sync {
     /// Loads the first of a lane's events with their data, as many as fit into the memory bound.
-    /// Waits for room; loads none only if the first event cannot be read. An error ends the term.
+    /// Waits until the bound has room. Returns no event only if the first one cannot be read. An
+    /// error ends the term.
     fn load<'a>(&'a self, tenant: &'a TenantId, events: &'a [Arc<Event>]) -> BoxFuture<'a, Result<Loaded, String>>;
 }
 
@@ -23,9 +24,9 @@ pub trait LoadEvents: Send + Sync {
 pub struct Loaded {
     /// The events, none of them deferred.
     pub events: Vec<Arc<Event>>,
-    /// Why the event after them cannot be read, if that is why they end there.
+    /// Why the event after them cannot be read, if that is the reason why they end there.
     pub unread: Option<Reason>,
-    /// The time that the database took.
+    /// The time that the database took to load them.
     pub took: Duration,
     _room: Box<dyn Any + Send>,
 }

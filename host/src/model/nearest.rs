@@ -1,6 +1,6 @@
 //! Spelling suggestions for unknown names.
 
-/// The known name at the smallest edit distance (Levenshtein) from the given one. Empty if there
+/// The known name with the smallest edit distance (Levenshtein) to the given one. Empty if there
 /// are no known names.
 pub fn nearest(given: &str, known: impl Iterator<Item = String>) -> String {
     let distance = |a: &str, b: &str| {

@@ -1,4 +1,4 @@
-//! The partition key of an event: the value that a JSON pointer selects in its data, as a text.
+//! The partition key of an event: the value that a JSON pointer selects in its data, as a string.
 //!
 //! The key depends on that value alone. The rest of the data is passed over without being
 //! interpreted. So a huge number, deep nesting or a repeated name elsewhere cannot move an event to
@@ -7,10 +7,10 @@
 //!
 //! Two values have the same key if and only if PostgreSQL's `jsonb` considers them equal, with
 //! three exceptions:
-//!   * a string has the same key as the number or word that is spelled like it: `"7"` and `7`;
+//!   * a string has the same key as the number or word that is written like it: `"7"` and `7`;
 //!   * null, the empty string and an absent value share the empty key;
-//!   * objects and arrays nested deeper than [`LEVELS`], and exponents of more than 18 digits, are
-//!     compared as they are spelled.
+//!   * objects and arrays nested deeper than [`LEVELS`], and numbers whose exponent has more than
+//!     18 digits, are compared as they are written.
 
 use std::{
     borrow::Cow,
@@ -31,7 +31,7 @@ const LEVELS: usize = 64;
 
 /// Zeros that are written out before or after the digits of a number. A number with more gets an
 /// exponent: `1e1000000000` stays short.
-const MOST_ZEROS: i64 = 64;
+const MAX_ZEROS: i64 = 64;
 
 /// A parsed JSON pointer (RFC 6901).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ struct ReferenceToken {
     index: Option<usize>,
 }
 
-/// Data without a reliable key, because it is not JSON that an event store holds.
+/// The error of data without a reliable key, because it is not valid JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} at byte {at}")]
 pub struct Unreadable {
@@ -123,7 +123,7 @@ fn bounded(key: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 fn push(text: &mut String, what: fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
+    // Writing to a string does not fail.
     let _ = text.write_fmt(what);
 }
 
@@ -313,7 +313,8 @@ impl<'d> Walk<'d> {
         Ok(())
     }
 
-    /// Writes an object or array as it is spelled, without the spaces between its parts.
+    /// Writes an object or array as it is written in the text, without the spaces between its
+    /// parts.
     fn spelled(&mut self, out: &mut String) -> Result<(), Unreadable> {
         let mut end = Walk { ..*self };
         end.skip_value()?;
@@ -381,7 +382,7 @@ fn number(spelled: &str) -> Option<Cow<'_, str>> {
     if !digits(whole) || padded || !fraction.is_none_or(digits) || !power.is_none_or(digits) {
         return None;
     }
-    if fraction.is_none() && power.is_none() && whole != "0" && whole.len() <= MOST_ZEROS as usize {
+    if fraction.is_none() && power.is_none() && whole != "0" && whole.len() <= MAX_ZEROS as usize {
         return Some(spelled.into());
     }
     let all = format!("{whole}{}", fraction.unwrap_or_default());
@@ -398,12 +399,12 @@ fn number(spelled: &str) -> Option<Cow<'_, str>> {
     // The value is 0.SIGNIFICANT times ten to the power of `point`.
     let point = whole.len() as i64 - leading as i64 + if below_one { -power } else { power };
     let count = significant.len() as i64;
-    let text = if point >= count && point - count <= MOST_ZEROS {
+    let text = if point >= count && point - count <= MAX_ZEROS {
         format!("{sign}{significant}{}", "0".repeat((point - count) as usize))
     } else if point > 0 && point < count {
         let (whole, fraction) = significant.split_at(point as usize);
         format!("{sign}{whole}.{fraction}")
-    } else if point <= 0 && -point <= MOST_ZEROS {
+    } else if point <= 0 && -point <= MAX_ZEROS {
         format!("{sign}0.{}{significant}", "0".repeat(-point as usize))
     } else {
         let (first, rest) = significant.split_at(1);

@@ -1,4 +1,4 @@
-//! The settings of one plugin: texts by key, common to all tenants or for one tenant.
+//! The settings of one plugin: strings by key, common to all tenants or for one tenant.
 //!
 //! Values may be secrets. They are never displayed, and a tenant's own values reach only instances
 //! of that tenant.
@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::ids::TenantId;
 
-/// Texts by key, in the order of the keys.
+/// Strings by key, in the order of the keys.
 pub type Values = Arc<[(String, String)]>;
 
 /// The settings of a plugin. Cheap to clone.
@@ -17,12 +17,13 @@ pub struct PluginSettings(Arc<ByTenant>);
 #[derive(Default, PartialEq, Eq)]
 struct ByTenant {
     all: Values,
-    /// For each tenant with values of its own: those, and the common values of all other keys.
+    /// For each tenant that has its own values: those, and the common values of all other keys.
     tenants: BTreeMap<TenantId, Values>,
 }
 
 impl PluginSettings {
-    /// Common settings, and settings of single tenants, which override them key by key.
+    /// Settings from common values, and from values of individual tenants, which override them key
+    /// by key.
     pub fn new(all: BTreeMap<String, String>, tenants: BTreeMap<TenantId, BTreeMap<String, String>>) -> Self {
         let merged = |own: BTreeMap<String, String>| {
             let mut values = all.clone();

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::ids::{CollectionName, FamilyId, ProcessorId, TenantId};
 
-/// The key by which events are dispatched to lanes.
+/// The kind of key by which events are dispatched to lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionBy {
     /// One lane per tenant.
@@ -52,7 +52,7 @@ pub struct Descriptor {
     pub partition_by: PartitionBy,
     /// Where it begins.
     pub start: Start,
-    /// Raised by the author when documents of earlier code must be built again.
+    /// A number that the author raises when documents of earlier code must be built again.
     pub read_model_version: u32,
     /// Maximum number of events in one call.
     pub max_batch_size: Option<u32>,

@@ -1,4 +1,4 @@
-//! Text from plugins, tenants and applications, made safe to display.
+//! Functions that make text from plugins, tenants and applications safe to display.
 //!
 //! Three kinds of characters are unsafe. Control characters (C0, DEL and C1) can control a
 //! terminal. U+2028 and U+2029 end a line for some readers. Bidirectional controls show words in
@@ -9,7 +9,8 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Items of a list that are displayed. Default 50: more than a hand-written descriptor has.
+/// Maximum number of items of a list that are displayed. 50: more than a hand-written descriptor
+/// has.
 const LISTED: usize = 50;
 
 /// Whether a character could control a terminal or make a line read differently.
@@ -25,7 +26,7 @@ pub fn is_unsafe(c: char) -> bool {
         )
 }
 
-/// Whether a text is ASCII without controls, as most texts are. Checked many bytes at a time.
+/// Whether a text is ASCII without control characters, as most texts are. This check is fast.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -2,10 +2,10 @@
 //!
 //! They are read through a cache, and written only if they still have the version that was read.
 //! During a term its owner is the only writer, so the cache stays valid; it is bounded in bytes and
-//! ends with the term. Documents that a lane wrote and no commit contains yet are *staged*: only
-//! that lane reads them. [`loader`] batches the reads of all lanes, so the number of statements
-//! does not grow with the number of lanes. A stored document contains `_id` and `_version`, which
-//! Pongo expects. They are added and removed here; handlers never see them.
+//! ends with the term. Documents that a lane wrote and that are not committed yet are *staged*:
+//! only that lane reads them. [`loader`] batches the reads of all lanes, so the number of
+//! statements does not grow with the number of lanes. A stored document contains `_id` and
+//! `_version`, which Pongo expects. They are added and removed here; handlers never see them.
 
 mod cache;
 mod committed;
@@ -51,7 +51,7 @@ pub struct DocumentKey {
     pub collection: CollectionName,
 }
 
-/// Tenant and id distinguish nearly all documents; the comparison of keys does the rest.
+/// Only tenant and id are hashed: they distinguish nearly all documents.
 impl Hash for DocumentKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id.hash(state);
@@ -70,7 +70,8 @@ type ByDocumentRef<'a, T> = HashMap<&'a DocumentKey, T, RandomState>;
 /// Documents to write: the new text of each, or none to delete it.
 pub type Changes = ByDocument<Option<Arc<str>>>;
 
-/// Replaces documents that a lane has read by those that it wrote itself: one entry for each id.
+/// Replaces documents that a lane has read by those that it has written itself: one entry for each
+/// id.
 pub fn overlay(
     written: &Changes,
     lane: &LaneKey,
@@ -92,7 +93,7 @@ pub fn overlay(
 /// Why documents could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The connection or the term was lost; the cause.
+    /// The connection was lost or the term has ended; the cause.
     #[error("read documents: {0}")]
     Lost(String),
     /// One call asked for more than this many bytes.
@@ -160,14 +161,14 @@ pub struct TermDocuments {
 
 struct CacheState {
     cache: DocumentCache,
-    /// The serial number of the last staging, so that a commit can see whether newer documents are
+    /// The serial number of the last staging. By it a commit knows whether newer documents are
     /// staged.
     serial: u64,
 }
 
 impl TermDocuments {
-    /// The documents in a processor's collections, which exist already. `cache_bytes` bounds the
-    /// cached documents, besides staged ones; `read_bytes` bounds what one call may read from the
+    /// The documents of a processor. Its collections must exist. `cache_bytes` bounds the cached
+    /// documents, besides staged ones; `read_bytes` bounds what one call may read from the
     /// database.
     pub fn new(sessions: &Arc<Pool<Session>>, spec: &ProcessorSpec, cache_bytes: usize, read_bytes: usize) -> Self {
         let owner = spec.id.owner();
@@ -194,7 +195,7 @@ impl TermDocuments {
     }
 
     /// Reads documents of a lane in one of the processor's collections: one entry for each id, in
-    /// order. Also returns the database's time for it.
+    /// order. Also returns the time that the database took for it.
     pub async fn read(
         &self,
         lane: &LaneKey,

@@ -18,20 +18,20 @@ pub struct ListedDocument {
     pub data: Result<String, String>,
 }
 
-/// The largest document that is listed, in bytes of its text. Default 64 MiB: no plugin may write
-/// one as large.
-const LARGEST: i64 = 64 << 20;
+/// The largest document that is listed, in bytes of its text. 64 MiB: no plugin may write a
+/// document that large.
+const MAX_BYTES: i64 = 64 << 20;
 
 /// The documents to list; by default all.
 #[derive(Default)]
 pub struct Selection {
-    /// Only of this tenant.
+    /// If given, only documents of this tenant.
     pub tenant: Option<String>,
-    /// Only with this id.
+    /// If given, only documents with this id.
     pub id: Option<String>,
     /// Maximum number of documents.
     pub limit: Option<i64>,
-    /// Only after this tenant and id.
+    /// If given, only documents after this tenant and id.
     pub after: Option<(String, String)>,
 }
 
@@ -109,7 +109,7 @@ impl DocumentListing<'_> {
         match rows.try_next().await {
             Ok(row) => Ok(row.map(|row| {
                 let too_large =
-                    || format!("its text has {} bytes, more than {} MiB", row.get::<_, i32>(4), LARGEST >> 20);
+                    || format!("its text has {} bytes, more than {} MiB", row.get::<_, i32>(4), MAX_BYTES >> 20);
                 let data = row.get::<_, Option<String>>(3).ok_or_else(too_large);
                 self.passed(ListedDocument { tenant: row.get(0), id: row.get(1), version: row.get(2), data })
             })),
@@ -142,7 +142,7 @@ impl DocumentListing<'_> {
     async fn open(&self) -> Result<RowStream, Error> {
         let Selection { tenant, id, limit, after } = &self.selection;
         let (after_tenant, after_id) = after.as_ref().map(|(tenant, id)| (tenant, id)).unzip();
-        let params: [&(dyn ToSql + Sync); 6] = [tenant, id, limit, &after_tenant, &after_id, &LARGEST];
+        let params: [&(dyn ToSql + Sync); 6] = [tenant, id, limit, &after_tenant, &after_id, &MAX_BYTES];
         self.session.query_raw(&include_str!("list/documents.sql").replace("{view}", &self.view), params).await
     }
 

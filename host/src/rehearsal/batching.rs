@@ -1,4 +1,4 @@
-//! The ways of batching a tenant's events. Pure, and the same at every run.
+//! The ways of cutting a tenant's events into batches. Pure, and the same in every run.
 
 use std::{fmt, sync::Arc};
 

@@ -113,7 +113,7 @@ fn first_difference(expected: &str, found: &str) -> Option<ValueDifference> {
 }
 
 fn difference(expected: &str, found: &str, path: &mut String) -> Option<ValueDifference> {
-    // It recurses as deep as the shallower text, and documents are limited in depth.
+    // The recursion is as deep as the shallower document, and the depth of documents is limited.
     match (JsonNode::of(expected), JsonNode::of(found)) {
         (Some(JsonNode::Object(expected)), Some(JsonNode::Object(found))) => {
             let keys: BTreeMap<&String, ()> = expected.keys().chain(found.keys()).map(|key| (key, ())).collect();

@@ -1,4 +1,4 @@
-//! The documents of one tenant, in memory, under the rules of the database.
+//! The documents of one tenant in memory. They follow the same rules as documents in the database.
 
 use std::{
     collections::BTreeMap,

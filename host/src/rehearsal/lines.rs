@@ -2,7 +2,8 @@
 //!
 //! A line is `{"collection":"…","tenant":"…","id":"…","data":{…}}`. Written lines are sorted by
 //! collection, tenant and id. Each document is on one line without the plugin's spacing, so that
-//! two files can be compared by eye. Lines to be read may be in any order, each document once.
+//! two files can be compared by eye. Lines that are read may be in any order, and name each
+//! document at most once.
 
 use std::{
     collections::{BTreeMap, HashMap},

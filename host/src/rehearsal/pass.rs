@@ -1,4 +1,4 @@
-//! One pass over the events, with one batching.
+//! One pass over the events of a test, with one way of batching them.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -176,7 +176,7 @@ impl TenantPass<'_> {
             self.result.batches += 1;
             let Outcome { handled, changes, dead_letters, stop, .. } = outcome;
             if let Err(refused) = self.documents.write(changes) {
-                // As on a host, nothing of the batch counts, and smaller batches find the event.
+                // As on a host, no result of the batch counts, and smaller batches find the event.
                 runner.code.current().handler.forget(&lane.tenant);
                 if part.len() == 1 {
                     let reason = Reason::new("malformed-output", refused.to_string());

@@ -16,7 +16,7 @@ pub struct Config {
     /// Threads reserved for first slices, 0 to 255. A guest that has computed for a whole slice (a
     /// millisecond) continues on the other threads, of which there is always at least one. Default
     /// 1: a new call finds a thread, and a core's worth of time is left for the runtime, the kernel
-    /// and, on the same machine, PostgreSQL. With guests on every core all of these wait for each
+    /// and, on the same machine, PostgreSQL. With guests on every core, all of these wait for each
     /// other, and every commit waits for them.
     pub free_threads: usize,
     /// Weight of a tenant's live work: events at the head of the log. 1 to 100, relative to the
@@ -27,6 +27,7 @@ pub struct Config {
     /// first.
     pub catch_up_weight: u32,
     /// Weight of a tenant's rebuilds, whose documents nobody reads yet. 1 to 100. Default 1.
+    /// Reserved: this version rebuilds nothing.
     pub rebuild_weight: u32,
 }
 
@@ -38,7 +39,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Refuses values out of range; the error names the setting and its range.
+    /// Rejects values out of range. The error names the setting and its range.
     pub fn check(&self) -> Result<(), String> {
         let threads = self.threads;
         if !(1..=256).contains(&threads) {
@@ -78,9 +79,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_out_of_range_is_refused_with_its_range() {
-        let refused = |config: Config| config.check().unwrap_err();
+    fn a_setting_out_of_range_is_rejected_with_its_range() {
+        let rejected = |config: Config| config.check().unwrap_err();
         assert_eq!(
+<<<<<<< HEAD
             refused(Config { threads: 0, ..Config::default() }),
             "scheduler.threads = 0 is out of range; use 1 to 256"
         );
@@ -91,6 +93,18 @@ mod tests {
         assert_eq!(
             refused(Config { catch_up_weight: 0, ..Config::default() }),
             "scheduler.catch-up-weight = 0 is out of range; use 1 to 100"
+=======
+            rejected(Config { threads: 0, ..Config::default() }),
+            "scheduler.threads = 0 is out of range; it takes 1 to 256"
+        );
+        assert_eq!(
+            rejected(Config { tenant_threads: 257, ..Config::default() }),
+            "scheduler.tenant-threads = 257 is out of range; it takes 1 to 256, or 0 for all but one"
+        );
+        assert_eq!(
+            rejected(Config { catch_up_weight: 0, ..Config::default() }),
+            "scheduler.catch-up-weight = 0 is out of range; it takes 1 to 100"
+>>>>>>> ed6537b (wip)
         );
     }
 }

@@ -127,7 +127,7 @@ struct FlowKey {
     class: Class,
 }
 
-/// Permission for a task to compute once, returned with the time that it used.
+/// A permit for a task to compute once. It is returned with the time that the task used.
 #[derive(Debug)]
 pub(super) struct Grant(FlowKey, Length);
 
@@ -317,7 +317,8 @@ impl<T> Ring<T> {
             None if long_allowed => (Length::Long, long.pop_front()?),
             None if long.is_empty() => return None,
             None => {
-                // Parked until a long task finishes; a short task pushed meanwhile is served.
+                // Parked until a long task finishes. A short task that is pushed in the meantime is
+                // served.
                 flow.parked = true;
                 self.parked.push(key);
                 return None;

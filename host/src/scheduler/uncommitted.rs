@@ -1,4 +1,4 @@
-//! A bound on each tenant's uncommitted results.
+//! The count of each tenant's uncommitted results, and the bound on them.
 //!
 //! A call returns megabytes at most, but a tenant may have very many lanes that call at once. So a
 //! run begins no call while its tenant's finished results exceed a bound. Only calls that are
@@ -85,7 +85,7 @@ impl Uncommitted {
         self.tenants().get(tenant).is_some_and(|results| results.bytes > TENANT_BYTES)
     }
 
-    /// Waits until a tenant's results are within the bound, counted among `waiters` meanwhile.
+    /// Waits until a tenant's results are within the bound. Counts among `waiters` while it waits.
     /// Cancel safe.
     pub async fn wait_for_room(&self, tenant: &TenantId, waiters: &CommitWaiters) {
         let mut waiter = None;

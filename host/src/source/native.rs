@@ -2,8 +2,8 @@
 //!
 //! A difference is read in one of two forms:
 //!
-//! - The **narrow** form looks its transactions up by xid and reads all of it. It serves live
-//!   tailing, where a difference is a handful of events among millions.
+//! - The **narrow** form looks up the difference's transactions by xid and reads all of their
+//!   events. It serves live tailing, where a difference is a handful of events among millions.
 //! - The **wide** form begins at the lowest position of the difference and pages along the primary
 //!   key. It serves imports and catching up, and differences that overflow the narrow form.
 //!
@@ -23,7 +23,7 @@ use futures_util::TryStreamExt;
 
 use lag::ProgressBinds;
 
-use super::{Body, EventSource, LOOKED_AT, Limit, OpenSource, SourceError, TenantPage};
+use super::{Body, EXAMINED_EVENTS, EventSource, Limit, OpenSource, SourceError, TenantPage};
 use crate::{
     db::{Db, Error, JsonText, Row, RowStream, Session, Statement, pool, types::ToSql},
     model::{
@@ -95,10 +95,10 @@ pub struct NativeSession {
     texts: TextCache,
 }
 
-/// Texts that many events share.
+/// A cache of strings that many events share.
 #[derive(Default)]
 struct TextCache {
-    /// Parsed tenant names, so events of one tenant share one text.
+    /// Parsed tenant names, so that events of one tenant share one string.
     tenants: HashMap<Box<str>, TenantId>,
     /// Event types, and the empty metadata.
     texts: HashMap<Box<str>, Arc<str>>,
@@ -112,7 +112,7 @@ struct EventsRead {
 
 /// Number of tenant names that a session caches before it clears them: a bound on memory.
 const CACHED_TENANTS: usize = 10_000;
-/// The same for other texts.
+/// The same for other strings.
 const CACHED_TEXTS: usize = 1_000;
 
 impl NativeSession {
@@ -131,7 +131,8 @@ impl NativeSession {
             return self.wide_page(after, &rest, last, limit).await;
         }
         if after.seen().is_nothing() {
-            // Everything is new, so no lookup by xid is needed.
+            // From the empty snapshot on, every event belongs to the difference, so no lookup by
+            // xid is needed.
             let to = self.read_head().await?;
             let Some(first) = self.position(&self.statements.first, &[]).await? else {
                 return Ok(Page { from: after.clone(), to: Progress::at(to), events: Vec::new() });
@@ -139,7 +140,7 @@ impl NativeSession {
             return self.enter(after, to, first, limit).await;
         }
         let (to, EventsRead { mut events, cut }) = self.narrow(after.seen(), limit).await?;
-        // These events have no order, so a part of them is no page: they are read again by
+        // These events come in no order, so a part of them is no page. They are read again by
         // position.
         if cut || events.len() > limit.events {
             drop(events);
@@ -177,9 +178,8 @@ impl NativeSession {
     }
 
     /// The current snapshot, and the events that it sees and `from` does not, at most one more than
-    /// the limit; in one round trip. Every statement must be prepared already. Preparing it here
-    /// would take a second round trip, after the commit, and it would see more than the transaction
-    /// did.
+    /// the limit; in one round trip. Every statement must be prepared already. Otherwise it would
+    /// be prepared only after the commit, and would see more than the transaction.
     async fn narrow(&mut self, from: &Snapshot, limit: Limit) -> Result<(Snapshot, EventsRead), SourceError> {
         let (from, rows, inline) = (from.to_string(), limit.events as i64 + 1, limit.inline_bytes() as i32);
         let (session, texts) = (&self.session, &mut self.texts);
@@ -265,13 +265,13 @@ impl NativeSession {
             Some(statement) => statement.clone(),
             None => self.last[number].insert(self.session.prepare(sql).await?).clone(),
         };
-        let (looked_at, rows, tenant) = (LOOKED_AT as i64, limit.events as i64, tenant.map(TenantId::as_str));
+        let (looked_at, rows, tenant) = (EXAMINED_EVENTS as i64, limit.events as i64, tenant.map(TenantId::as_str));
         let inline = limit.inline_bytes() as i32;
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&up_to, &types, &looked_at, &rows];
         params.extend(tenant.iter().map(|tenant| tenant as &(dyn ToSql + Sync)));
         params.push(&inline);
         let rows = self.session.query_raw(&statement, params).await?;
-        // The newest come first, so an early end leaves out the oldest.
+        // The newest events come first, so an early end leaves out the oldest.
         let mut events = self.texts.read(rows, limit).await?.events;
         events.sort_unstable_by_key(|event| event.position);
         Ok(events)
@@ -307,7 +307,7 @@ impl NativeSession {
     }
 }
 
-/// The data of an event; without texts if those are null.
+/// The data of an event; without texts if the row has nulls instead.
 fn body(row: &Row) -> Result<Body, Error> {
     let (data, metadata): (Option<JsonText<'_>>, Option<JsonText<'_>>) = (row.try_get(2)?, row.try_get(3)?);
     let texts = data.zip(metadata).map(|(data, metadata)| (data.0.into(), metadata.0.into()));
@@ -316,9 +316,9 @@ fn body(row: &Row) -> Result<Body, Error> {
 }
 
 impl TextCache {
-    /// Makes events from rows as they arrive, until they hold twice the requested bytes. That much
-    /// slack is worth its memory. The number of rows was estimated from the recent weight of
-    /// events, and rows that are left out must be sent again.
+    /// Makes events from rows as they arrive, until they hold twice the requested bytes. The slack
+    /// is worth its memory: the number of rows was only estimated from the recent weight of events,
+    /// and rows that are left out must be sent again.
     async fn read(&mut self, rows: RowStream, limit: Limit) -> Result<EventsRead, SourceError> {
         let mut rows = std::pin::pin!(rows);
         let (mut events, mut held) = (Vec::new(), 0);

@@ -1,8 +1,8 @@
-//! A cache of documents by key, with committed and staged documents.
+//! A cache of documents, committed and staged, by key.
 //!
-//! Committed documents are evicted, the least recently used first. Staged documents, which a lane
-//! wrote and no commit contains yet, are never evicted. One entry holds both, because nearly every
-//! document that is written was read before.
+//! Committed documents are evicted, the least recently used first. Staged documents are never
+//! evicted: a lane wrote them, and they are not committed yet. One entry holds both, because nearly
+//! every document that is written was read before.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl CommittedDocument {
     }
 }
 
-/// A document that a lane wrote and no commit contains yet; no data if the lane deletes it.
+/// A document that a lane wrote and that is not committed yet; no data if the lane deletes it.
 struct StagedDocument {
     serial: u64,
     data: Option<Arc<str>>,
@@ -129,7 +129,7 @@ fn bytes(data: &Option<Arc<str>>) -> usize {
     data.as_ref().map_or(0, |data| data.len())
 }
 
-/// Bytes that a cached document occupies: its texts, and a constant for the rest.
+/// Bytes that a cached document occupies: its strings, and a constant for the rest.
 fn weight(key: &DocumentKey, committed: &CommittedDocument) -> usize {
     key.id.len() + bytes(&committed.data) + 250
 }

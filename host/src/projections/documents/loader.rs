@@ -1,13 +1,13 @@
-//! A loader, which batches the document reads of all lanes.
+//! A loader of documents, which batches the reads of all lanes.
 //!
 //! A lane that needs documents queues a request and waits. The processor's loop calls
 //! [`serve`](Loader::serve) when every running lane waits, or when the first has waited long
 //! enough. One statement for each collection then reads all requested documents.
 //!
 //! - **Bound of a request.** The bytes of one request are bounded. They are counted as rows arrive,
-//!   so documents over the bound are never held. The database does not send a single document that
-//!   exceeds the bound. A document that the database cannot return fails only the requests that
-//!   name it.
+//!   so documents over the bound are never kept in memory. The database does not send a single
+//!   document that exceeds the bound. A document that the database cannot return fails only the
+//!   requests that name it.
 //! - **Bound of a tenant.** The bytes for one tenant in one batch are bounded too. Requests beyond
 //!   that are deferred to the next batch, except for the tenant's first, so each batch answers some
 //!   requests.
@@ -37,7 +37,8 @@ use crate::{
     model::ids::{CollectionName, TenantId},
 };
 
-/// Time for which quicker tenants may overtake a slow one, in multiples of its own read's duration.
+/// Time for which quicker tenants may overtake a slow one, in multiples of the duration of its own
+/// read.
 const YIELD_FACTOR: u32 = 4;
 
 /// Time that the first request waits for others to join its batch.
@@ -110,14 +111,14 @@ struct ReadSql {
     versions: String,
 }
 
-/// The requests that wait.
+/// The requests that wait for a batch.
 #[derive(Default)]
 struct ReadQueue {
     requests: Vec<(ReadRequest, oneshot::Sender<ReadResult>)>,
     /// The deadline of each request, by which tenants are served if a batch contains only one: see
     /// [`ReadQueue::push`].
     deadlines: Vec<Instant>,
-    /// When the first of them was queued.
+    /// When the first request was queued.
     since: Option<Instant>,
 }
 
@@ -170,7 +171,7 @@ impl Loader {
         let (sender, wait) = oneshot::channel();
         self.queue().push(request, sender, Instant::now(), rank);
         self.requested.notify_one();
-        // Without a result the term has ended, and this lane with it.
+        // The sender is dropped only if the term has ended, and this lane with it.
         wait.await.unwrap_or_else(|_| Err(ReadError::Lost("the term has ended".into())))
     }
 
@@ -236,8 +237,8 @@ impl Loader {
         Ok(())
     }
 
-    /// Reads the documents of all requests, and decides which requests can be answered. Documents
-    /// that only other requests name are left out.
+    /// Reads the documents of all requests, and decides which requests can be answered. Leaves out
+    /// documents that only unanswered requests name.
     async fn read<'a>(&self, collection: &CollectionName, requests: &'a [ReadRequest]) -> Result<ReadBatch<'a>, Error> {
         let mut wanted: HashMap<RowKey<'a>, Vec<usize>> = HashMap::new();
         for (number, request) in requests.iter().enumerate() {

@@ -1,6 +1,6 @@
 -- Creates or replaces documents, each only if it still has the version that was read. The number of
--- rows shows whether all had. A new document records its lane in its metadata, if lanes are finer
--- than tenants.
+-- rows changed shows whether all of them had. A new document records its lane in its metadata, if
+-- lanes are finer than tenants.
 --
 -- {table}      table of the collection
 -- Arrays of one length:

@@ -3,9 +3,9 @@
 -- allowed is null. Its length is returned in any case, or that of its numbers alone.
 --
 -- A number of a few bytes can print as very many digits, so that printing one document takes
--- seconds and gigabytes. Therefore the digits of a large document's numbers are counted first.
--- `numeric_send` has the number of groups of four digits before the point, and the number of digits
--- behind it. "offset 0" keeps PostgreSQL from computing a value twice.
+-- seconds and gigabytes. Therefore the digits of a large document's numbers are counted first. The
+-- result of `numeric_send` contains the number of groups of four digits before the point, and the
+-- number of digits after it. "offset 0" keeps PostgreSQL from computing a value twice.
 --
 -- {table}    table of the collection
 -- Arrays of one length:

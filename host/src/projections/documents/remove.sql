@@ -1,5 +1,5 @@
--- Deletes documents, each only if it still has the version that was read. The number of rows shows
--- whether all had.
+-- Deletes documents, each only if it still has the version that was read. The number of rows
+-- changed shows whether all of them had.
 --
 -- {table}      table of the collection
 -- Arrays of one length:

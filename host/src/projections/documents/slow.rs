@@ -1,8 +1,8 @@
-//! Tenants whose reads delay other tenants: pure.
+//! The tenants whose reads are slow and would delay other tenants. Pure.
 //!
-//! Reads of all tenants are batched, so a slow one delays all of them. After a slow batch, each of
-//! its tenants reads alone, which shows whose reads are slow. A tenant that is quick alone joins
-//! the batch again. A read of very many documents is never part of the batch.
+//! The reads of all tenants are batched, so a slow one delays all of them. After a slow batch, each
+//! of its tenants reads alone, which shows whose reads are slow. A tenant whose read alone is quick
+//! joins the batch again. A read of very many documents is never part of the batch.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -11,7 +11,7 @@ use lru::LruCache;
 
 use crate::model::ids::TenantId;
 
-/// The time from which on a read counts as slow. Default 20 ms: several times the usual 1 to 5 ms.
+/// The duration from which a read counts as slow. 20 ms: several times the usual 1 to 5 ms.
 const SLOW: Duration = Duration::from_millis(20);
 /// The number of documents whose read takes about [`SLOW`].
 const MANY: usize = 1_000;

@@ -1,7 +1,8 @@
-//! Writes of documents in a transaction, with the version that each document must have.
+//! The writes of documents in a transaction. Each document must still have the version that was
+//! read.
 //!
-//! Each collection takes at most two statements: one for documents that are stored, and one for
-//! documents that are deleted.
+//! There are at most two statements for each collection: one that stores documents, and one that
+//! deletes them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,7 +25,8 @@ pub struct Writes {
     /// lanes.
     owned: bool,
     by_collection: BTreeMap<CollectionName, Vec<Write>>,
-    /// Documents to delete that do not exist: nothing to write, but worth caching.
+    /// Documents to delete that do not exist: there is nothing to write, but their absence is
+    /// cached.
     absent: Vec<DocumentKey>,
     /// The lane that writes each document, if documents belong to lanes.
     writers: HashMap<(CollectionName, Arc<str>, Arc<str>), Arc<str>>,
@@ -71,7 +73,7 @@ impl Writes {
         Ok(())
     }
 
-    /// Sorts documents by their table's key: an index is written fastest in its order.
+    /// Sorts documents by their table's key: an index is written fastest in its own order.
     pub(super) fn sort(&mut self) {
         for writes in self.by_collection.values_mut() {
             writes.sort_unstable_by(|a, b| (&a.key.lane.tenant, &a.key.id).cmp(&(&b.key.lane.tenant, &b.key.id)));

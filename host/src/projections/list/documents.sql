@@ -1,9 +1,9 @@
 -- Lists documents by tenant and id, without the host's own keys. A document that PostgreSQL prints
 -- with more bytes than allowed is null, with its length.
 --
--- The inner "offset 0" keeps PostgreSQL from making the texts before it sorts. So a document whose
--- text cannot be made fails only after the documents before it. The outer one keeps it from making
--- a text twice.
+-- The inner "offset 0" keeps PostgreSQL from printing the documents before it sorts them. So a
+-- document that cannot be printed fails only after the documents before it were returned. The outer
+-- one keeps PostgreSQL from printing a document twice.
 --
 -- {view}     view of the collection
 -- $1 text    tenant; null = all

@@ -1,8 +1,8 @@
-//! Counts of the events that follow a progress: of the whole log, or of single tenants.
+//! Counts of the events that follow a progress, in the whole log or of individual tenants.
 //!
-//! A reader of the log counts on its own session, to learn whether it is far behind. Reports on
-//! processors and tenants count on any session that is in no transaction, many progresses in one
-//! statement. Each count has a limit, so its cost does not grow with the log.
+//! A reader of the log counts on its own session, to find out whether it is far behind. Reports on
+//! processors and tenants count for many progresses in one statement, on any session that is in no
+//! transaction. Each count has a limit, so its cost does not grow with the log.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ use crate::{
     model::cursor::Progress,
 };
 
-/// Begins a transaction on a session that is not a reader's, with the planner settings of
-/// session.sql. Each statement has one right index, and statistics of a growing log are always
-/// outdated.
+/// The statement that begins a transaction on a session that is not a reader's, with the planner
+/// settings of session.sql. Each count has one right index, and the statistics of a growing log are
+/// always outdated.
 const PLANNER: &str = "begin read only; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; \
     set local enable_sort = off; set local enable_incremental_sort = off";
@@ -54,8 +54,8 @@ pub async fn of_log(session: &Session, progresses: &[Progress], limit: i64) -> R
     Ok(numbers.iter().filter_map(|number| lags.get(*number).copied()).collect())
 }
 
-/// Counts each tenant's events after the progress that most of them follow: one of its own or of
-/// those `shared` by all tenants. At most `limit` events are counted for each progress.
+/// Counts each tenant's events after one progress: of its own and of those `shared` by all tenants,
+/// the one that most events follow. At most `limit` events are counted for each progress.
 pub async fn of_tenants(
     session: &Session,
     tenants: &[TenantProgresses],

@@ -1,8 +1,9 @@
--- Reads the data of single events, in the given order: as many as fit into the total size, and at
--- least the first. An event above its own limit is returned without data, and is the last.
+-- Reads the data of individual events, in the given order: as many as fit into the total size, and
+-- at least the first. An event above its own limit is returned without data, and is the last.
 --
--- Sizes are found one by one, so nothing is fetched beyond what fits. Uncompressed data has its
--- size at hand. Compressed data must be decompressed, unless even its compressed form is too large.
+-- Sizes are found one by one, so nothing is fetched beyond what fits. The size of uncompressed data
+-- is known without reading it. Compressed data must be decompressed, unless even its compressed
+-- form is too large.
 --
 -- $1 bigint[]  positions
 -- $2 bigint    maximum bytes in total

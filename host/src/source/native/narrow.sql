@@ -3,8 +3,8 @@
 -- (wide.sql).
 --
 -- Two index lookups replace a scan of everything since the oldest running transaction. One finds
--- transaction ids from the snapshot's xmax on, the other transactions that ran at the snapshot and
--- have finished since. The sub-selects are computed once. As nothing is ordered here, the planner
+-- transactions from the snapshot's xmax on, the other those that ran at the time of the snapshot
+-- and have ended since. The sub-selects are computed once. As nothing is ordered here, the planner
 -- cannot turn `limit` into a walk along the primary key.
 --
 -- Runs in a repeatable read transaction, so the snapshot here is the one that the caller read
