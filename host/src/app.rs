@@ -422,13 +422,8 @@ fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
          (alter role … connection limit …) or of the database, or max_connections",
         connections::MIN_CONNECTIONS
     );
-<<<<<<< HEAD
-    let max = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
+    let max = config.connections.min(allowed.saturating_sub(2).max(connections::MIN_CONNECTIONS));
     if max < config.connections {
-=======
-    let most = config.connections.min(allowed.saturating_sub(2).max(connections::MIN_CONNECTIONS));
-    if most < config.connections {
->>>>>>> ed6537b (wip)
         tracing::warn!(
             allowed,
             max,

@@ -170,15 +170,9 @@ impl Config {
 
     /// Checks the range of every setting.
     fn check(&self) -> Result<(), String> {
-<<<<<<< HEAD
-        if !(connections::LEAST..=10_000).contains(&self.connections) {
-            let (given, least) = (self.connections, connections::LEAST);
-            return Err(format!("connections = {given} is out of range; use {least} to 10000"));
-=======
         if !(connections::MIN_CONNECTIONS..=10_000).contains(&self.connections) {
             let (given, least) = (self.connections, connections::MIN_CONNECTIONS);
-            return Err(format!("connections = {given} is out of range; it takes {least} to 10000"));
->>>>>>> ed6537b (wip)
+            return Err(format!("connections = {given} is out of range; use {least} to 10000"));
         }
         self.limits.check()?;
         self.compile.check()?;

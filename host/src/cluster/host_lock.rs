@@ -169,21 +169,10 @@ struct StandbyReports {
 }
 
 impl StandbyReports {
-<<<<<<< HEAD
-    fn unreachable(&mut self, db: &Db, error: &Error) {
-        if self.unreachable.is_none_or(|reported| reported.elapsed() >= REPORT_AGAIN) {
-            self.unreachable = Some(Instant::now());
-            tracing::warn!(database = db.summary(), "standing by: cannot connect to the database: {}", describe(error));
-=======
     fn failed(&mut self, db: &Db, error: &Error) {
         if self.failed.is_none_or(|reported| reported.elapsed() >= REPORT_AGAIN) {
             self.failed = Some(Instant::now());
-            tracing::warn!(
-                database = db.place(),
-                "standing by: the database does not answer or reports an error: {}",
-                describe(error)
-            );
->>>>>>> ed6537b (wip)
+            tracing::warn!(database = db.summary(), "standing by: cannot connect to the database: {}", describe(error));
         }
     }
 }

@@ -84,11 +84,7 @@ impl Rejections {
             log_failure(record(session, plugin, shown, results.get(plugin)).await);
             if self.reasons.get(plugin) != Some(reason) {
                 let file = folder.join(format!("{plugin}.wasm"));
-<<<<<<< HEAD:host/src/plugins/refusals.rs
-                // The remedy has a line of its own; a log entry has only one line.
-=======
                 // The remedy is on a separate line, but a log entry has only one line.
->>>>>>> ed6537b (wip):host/src/plugins/rejections.rs
                 tracing::error!(plugin = %file.display(), "rejected: {}", shown.replace('\n', ". "));
             }
             self.errors.write(plugin, shown);

@@ -82,29 +82,16 @@ mod tests {
     fn a_setting_out_of_range_is_rejected_with_its_range() {
         let rejected = |config: Config| config.check().unwrap_err();
         assert_eq!(
-<<<<<<< HEAD
-            refused(Config { threads: 0, ..Config::default() }),
+            rejected(Config { threads: 0, ..Config::default() }),
             "scheduler.threads = 0 is out of range; use 1 to 256"
         );
         assert_eq!(
-            refused(Config { tenant_threads: 257, ..Config::default() }),
+            rejected(Config { tenant_threads: 257, ..Config::default() }),
             "scheduler.tenant-threads = 257 is out of range; use 1 to 256, or 0 for all but one"
         );
         assert_eq!(
-            refused(Config { catch_up_weight: 0, ..Config::default() }),
-            "scheduler.catch-up-weight = 0 is out of range; use 1 to 100"
-=======
-            rejected(Config { threads: 0, ..Config::default() }),
-            "scheduler.threads = 0 is out of range; it takes 1 to 256"
-        );
-        assert_eq!(
-            rejected(Config { tenant_threads: 257, ..Config::default() }),
-            "scheduler.tenant-threads = 257 is out of range; it takes 1 to 256, or 0 for all but one"
-        );
-        assert_eq!(
             rejected(Config { catch_up_weight: 0, ..Config::default() }),
-            "scheduler.catch-up-weight = 0 is out of range; it takes 1 to 100"
->>>>>>> ed6537b (wip)
+            "scheduler.catch-up-weight = 0 is out of range; use 1 to 100"
         );
     }
 }

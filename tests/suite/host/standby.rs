@@ -21,11 +21,7 @@ use serde_json::json;
 use super::footprint;
 
 const STANDS_BY: &str = "standing by: another host is running on this database (database session ";
-<<<<<<< HEAD
 const IS_UNREACHABLE: &str = "standing by: cannot connect to the database: ";
-=======
-const IS_UNREACHABLE: &str = "standing by: the database does not answer or reports an error: ";
->>>>>>> ed6537b (wip)
 
 /// Waits until a host has logged this.
 async fn logged(host: &Process, what: &str) {
