@@ -14,8 +14,8 @@
 //!   files with the versions that run.
 //! - The [`registry`] starts, swaps and ends processors. `startup` orders a start, and
 //!   [`rollout`](crate::rollout) decides on trials and rollbacks.
-//! - `journal` and `rejections` report the outcome: in the [`history`], and in error files beside the
-//!   plugins. `archive` stores the bytes of versions that ran, for later rollbacks.
+//! - `journal` and `rejections` report the outcome in the [`history`], and in error files beside
+//!   the plugins. `archive` stores the bytes of versions that ran, for later rollbacks.
 
 mod archive;
 mod check;

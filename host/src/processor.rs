@@ -2,9 +2,9 @@
 //!
 //! It reads pages, dispatches them to lanes, runs the lanes through the handler, and commits their
 //! results together with its progress. All of this is concurrent, and by default no lane waits for
-//! a slow one. A lane that is slow, fails or holds too much is left behind with a lane checkpoint,
-//! written by the commit that passes it. A processor works within a [`term::Term`]. A lost
-//! connection, a rejected fence or an unknown outcome of a commit ends the term. The next one
+//! a slow one. A lane that is slow, fails or has too much queued is left behind with a lane
+//! checkpoint, written by the commit that passes it. A processor works within a [`term::Term`]. A
+//! lost connection, a rejected fence or an unknown outcome of a commit ends the term. The next one
 //! starts from the state of the database.
 //!
 //! - [`in_flight`] decides, and [`engine`] carries out its decisions.
@@ -255,6 +255,8 @@ impl Processor {
         }
     }
 
+    /// Runs one term after another until it is asked to stop. Fails only if another host holds the
+    /// lock.
     async fn follow(&mut self, stop: &mut Stop) -> anyhow::Result<()> {
         let mut pause = NEXT_TERM.0;
         loop {

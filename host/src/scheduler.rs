@@ -5,9 +5,9 @@
 //! class. A tenant is charged for the CPU time of its polls, including the host's work inside them,
 //! as the thread's own CPU clock measures it. A guest's future yields after every slice (see
 //! `sandbox::meter`) and is queued again; one that waits for the host is queued when it is woken. A
-//! tenant with threads of its own also has its own ring. Dropping the future that
-//! [`Scheduler::run`] returned drops the guest's future at its next slice at the latest. The
-//! threads end with the scheduler.
+//! tenant with dedicated threads also has its own ring. Dropping the future that [`Scheduler::run`]
+//! returned drops the guest's future at its next slice at the latest. The threads end with the
+//! scheduler.
 
 mod config;
 mod meter;

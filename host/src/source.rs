@@ -145,8 +145,8 @@ pub trait EventSource: Send + Sync {
     ) -> BoxFuture<'a, Result<TenantPage, SourceError>>;
 
     /// The last events up to a position, in the log's order: of one tenant or of all, of these
-    /// types or of all, at most `limit`. It examines only the last [`EXAMINED_EVENTS`] events of that
-    /// tenant or of all, so rare types do not cost a scan of the log.
+    /// types or of all, at most `limit`. It examines only the last [`EXAMINED_EVENTS`] events of
+    /// that tenant, or of all, so rare types do not cost a scan of the log.
     fn last<'a>(
         &'a mut self,
         tenant: Option<&'a TenantId>,

@@ -1,4 +1,4 @@
-//! Calls of a plugin without processors or a database: a test gives a batch and gets effects.
+//! Calls of a plugin without processors or a database: a test passes a batch and gets effects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 
 use crate::host::{compile, component};
 
-/// Limits under which no ordinary call ends early, even on a busy machine. A test lowers those that
-/// it is about.
+/// Limits under which no ordinary call ends early, even on a busy machine. A test lowers the limits
+/// that it is about.
 pub fn unhurried() -> Limits {
     Limits { cpu_ms: 10_000, wall_ms: 600_000, ..Limits::default() }
 }

@@ -1,4 +1,4 @@
-//! The conformance suite of a source, for any layout of tables.
+//! The conformance suite for sources, for any layout of tables.
 //!
 //! A layout implements [`Layout`] to append events; all other statements are plain SQL. Each case
 //! gets a new store. `conformance!(layout)` makes a test of every case, so a new layout needs one

@@ -28,7 +28,7 @@ pub enum Mark {
     NotRun(String),
 }
 
-/// A fenced block of a page. The output of a tested block is no block by itself.
+/// A fenced block of a page. The output of a tested block does not count as a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     /// The line of its text's beginning.
@@ -121,7 +121,7 @@ pub fn missing<'s>(shown: Option<&'s str>, printed: &str) -> Option<&'s str> {
     shown.into_iter().flat_map(str::lines).find(|shown| !is_printed(shown))
 }
 
-/// A folder of the page's reader, with `sandmill` on the path.
+/// The folder of a page's reader, with `sandmill` on the path.
 pub struct Reader {
     folder: tempfile::TempDir,
     /// Directories before those of the process's own path.

@@ -1,4 +1,4 @@
-//! Hosts under test: in this process, for tests that observe it, or in a process of its own, for
+//! Hosts under test: in this process, for tests that observe it, or in a separate process, for
 //! tests that kill it.
 
 use std::{
@@ -191,7 +191,7 @@ impl Host {
         self.task.await.expect("the host ends in order").expect("the host ends well");
     }
 
-    /// Aborts the host at once.
+    /// Aborts the host immediately.
     pub async fn abort(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -211,7 +211,7 @@ fn on(command: &mut Command, address: &str) {
     command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
 }
 
-/// A host in a process of its own, which logs at `info`. Dropping it kills it.
+/// A host in a separate process, which logs at `info`. Dropping it kills it.
 pub struct Process {
     child: Child,
     log: tempfile::NamedTempFile,
@@ -234,6 +234,8 @@ impl Process {
         Process::spawn(program, &[], database, folder, settings)
     }
 
+    /// Starts `sandmill` with these arguments, through `program` if it is not empty, and collects
+    /// its log.
     fn spawn(program: &[&str], arguments: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
         let log = tempfile::NamedTempFile::new().expect("create a file for a host's log");
         let mut command = match program {
@@ -386,9 +388,9 @@ impl Database {
         let lanes = "select format('%s, lane %s/%s: %s (attempt %s, in %s, event %s) %s: %s', processor, tenant, lane_key, state, attempts,
                             next_at - now(), event_position, class, left(reason, 300))
                      from sandmill.lane_checkpoints order by 1";
-        let refused =
-            "select format('%s is refused: %s', plugin, left(refused, 300)) from sandmill.plugins where refused <> ''";
-        for sql in [lanes, refused] {
+        let rejected =
+            "select format('%s is rejected: %s', plugin, left(refused, 300)) from sandmill.plugins where refused <> ''";
+        for sql in [lanes, rejected] {
             match session.query(sql, &[]).await {
                 Ok(rows) => lines.extend(rows.iter().map(|row| row.get::<_, String>(0))),
                 Err(error) => lines.push(error.to_string()),

@@ -1,4 +1,4 @@
-//! The comparison of documents with the log.
+//! The comparison of documents with the log, by hash chains.
 //!
 //! `plane-log` and `scripted` keep a hash chain over the ids of a stream's events: `chain_0` is 64
 //! zeros, `chain_n` the lower-case hexadecimal SHA-256 of `chain_(n-1)` followed by the event's id.

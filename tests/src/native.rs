@@ -102,6 +102,7 @@ impl Folding {
         spec
     }
 
+    /// Handles a batch: adds each event to the chain in its stream's document.
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
         let mut streams: Vec<String> = batch.events.iter().map(|event| event.stream.to_string()).collect();
         streams.sort_unstable();

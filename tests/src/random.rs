@@ -1,4 +1,4 @@
-//! Reproducible randomness: a small generator whose seed is printed.
+//! A small generator of random numbers, whose printed seed makes a test reproducible.
 //!
 //! The output of a test is displayed only if it fails, together with the seed. `TEST_SEED` sets the
 //! seed to reproduce a failure. The timing of the database and the scheduler is not reproduced.

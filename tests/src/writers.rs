@@ -103,6 +103,7 @@ async fn connect(db: &Db) -> anyhow::Result<Session> {
     Ok(session)
 }
 
+/// Runs one random transaction. Returns the ids of the events that it committed.
 async fn transaction(session: &Session, random: &mut Random) -> anyhow::Result<Vec<String>> {
     session.batch_execute("begin").await?;
     if random.percent(30) {

@@ -1,5 +1,5 @@
-//! A store that was restored in another cluster: hosts reject it until it is re-anchored, and then
-//! every processor and lane continues exactly where it was.
+//! A store that was restored into another cluster. Hosts reject it until it is re-anchored; then
+//! every processor and lane continues exactly where it stopped.
 
 mod appended_since;
 
@@ -80,6 +80,8 @@ const AHEAD: &str = "at-a-boundary";
 const BEHIND: [(&str, &str); 2] = [("acme", "inside-a-difference"), ("globex", "beside-an-open-transaction")];
 
 impl Store {
+    /// Appends events beside open transactions, and writes rows of processors and lanes at every
+    /// kind of progress.
     async fn make(database: Database) -> Store {
         let source = Native::new(database.db.clone());
         let (writer, slow) = (database.db.connect("test").await.unwrap(), database.db.connect("test").await.unwrap());

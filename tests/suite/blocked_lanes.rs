@@ -1,4 +1,4 @@
-// Very many lanes that wait for a person: they are counted, shown in part, and cost nothing until
+// Very many lanes that wait for a person. They are counted, shown in part, and cost nothing until
 // they are resumed.
 
 use std::collections::BTreeMap;

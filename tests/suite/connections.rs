@@ -24,8 +24,8 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// Authentication over the network: only with TLS; into one database only with a certificate; for
-/// one role only with a password.
+/// The server's rules of authentication: connections over the network only with TLS, to one
+/// database only with a certificate, and for one role only with a password.
 const HBA: &str = "local   all       all      trust
 hostssl certified all      127.0.0.1/32 cert
 hostssl all       keeper   127.0.0.1/32 scram-sha-256
@@ -49,7 +49,7 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    /// Starts it without TLS.
+    /// Starts the server without TLS.
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // If this process is root, the server runs as another user.
@@ -366,7 +366,7 @@ async fn a_transaction_pooler_is_rejected_and_a_session_pooler_is_accepted() {
             eprintln!("SKIPPED: a_transaction_pooler_is_rejected_and_a_session_pooler_is_accepted: no pgbouncer");
             return;
         };
-        assert_refused(&transactions, folder.path()).await;
+        assert_rejected(&transactions, folder.path()).await;
     }
     let schemas = "select count(*) from pg_namespace where nspname like 'sandmill%'";
     assert_eq!(server.admin.query_one(schemas, &[]).await.unwrap().get::<_, i64>(0), 0);
@@ -389,7 +389,7 @@ async fn a_transaction_pooler_is_rejected_and_a_session_pooler_is_accepted() {
 
 /// Asserts that commands that keep state on their connections reject a pooler and leave its
 /// connections unchanged.
-async fn assert_refused(pooler: &Pooler, folder: &Path) {
+async fn assert_rejected(pooler: &Pooler, folder: &Path) {
     for arguments in [&["migrate"][..], &["run", "--plugins", &folder.display().to_string()]] {
         let mut command = sandmill(&pooler.address);
         command.args(arguments);

@@ -25,7 +25,7 @@ async fn hold_an_xid(db: &Db) -> Session {
     session
 }
 
-/// The obvious follower, whose cursor is the highest position so far.
+/// The naive follower, whose cursor is the highest position so far.
 struct Naive {
     session: Session,
     last: i64,

@@ -1,4 +1,4 @@
-//! A database that crashes under a running host, as a whole or session by session: afterwards the
+//! A database that crashes under a running host, as a whole or session by session. Afterwards the
 //! documents match the log exactly.
 //!
 //! A crash can take back events that the host has read, handled, and perhaps committed; their xids
@@ -33,7 +33,7 @@ const SETTINGS: [&str; 1] = ["processor.page-events=20"];
 async fn forgetful_server() -> (Embedded, Database) {
     let settings = [
         ("synchronous_commit", "off"),
-        // Room for everything that is no longer written to disk.
+        // Room for all WAL that the stopped process no longer writes to disk.
         ("wal_buffers", "64MB"),
         ("bgwriter_lru_maxpages", "0"),
         ("autovacuum", "off"),
@@ -110,7 +110,7 @@ async fn events_that_a_crash_took_back_are_not_in_the_documents() {
         wal_writer.kill();
         eventually("the server is down", async || session.batch_execute("").await.err()).await;
         if round % 2 == 1 {
-            // Down for a while, instead of restarting at once.
+            // Down for a while, instead of restarting immediately.
             server.crash().await.unwrap();
             server.start_again().await.unwrap();
         }
@@ -118,7 +118,7 @@ async fn events_that_a_crash_took_back_are_not_in_the_documents() {
     let session = connect(&database.db).await;
     until_more_is_folded(&session, 100).await;
     let acknowledged = writers.stop().await;
-    // Their xids were assigned again.
+    // The lost events' xids were assigned again.
     let lost = lost(&session, &acknowledged).await;
     println!("{lost} of {} committed events were lost", acknowledged.len());
     assert!(lost > 0, "the crashes took no event back, so they prove nothing");

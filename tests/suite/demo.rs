@@ -1,4 +1,4 @@
-// `sandmill demo`: it handles all its events, shows documents, and ends in order.
+// `sandmill demo`, which handles all its events, shows documents, and ends in order.
 
 use std::{
     io::{BufRead, BufReader, Read},

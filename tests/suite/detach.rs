@@ -1,4 +1,4 @@
-//! A slow lane: it is left behind alone, and rejoins the tail once it is fast again.
+//! A slow lane, which alone is left behind, and which rejoins the tail once it is fast again.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use serde_json::json;
 const EVENT: Duration = Duration::from_millis(5);
 /// Events that are kept pending for it.
 const BACKLOG: i64 = 2_000;
-/// A queue for a fraction of these, some seventy events.
+/// Settings with a queue for a fraction of the backlog, about seventy events.
 const SETTINGS: [&str; 2] = ["processor.page-events=100", "processor.lane-queue-kib=16"];
 
 /// Numbers of events of tenants: in the log, and as counted in documents.

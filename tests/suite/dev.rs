@@ -161,7 +161,7 @@ async fn commands_in_the_folder_find_dev_and_its_data_survive_restarts() {
     let stale = workspace.run(&["documents", "cart_summary"]).await;
     assert_eq!(stale.status.code(), Some(1));
     assert!(stderr(&stale).contains("`sandmill dev` is not running in "), "{}", stderr(&stale));
-    // The server ends shortly after it.
+    // The server ends shortly after `dev`.
     until("the server is gone", async || !workspace.path(".sandmill/data/postmaster.pid").exists()).await;
     let dev = workspace.dev(&[]).await;
     workspace.until_document("cart_summary", r#""total": 1996"#).await;

@@ -1,10 +1,10 @@
 // The documentation, kept true: pages are run as they are printed, and names in prose exist.
 //
-// A tested block is run by its language: SQL on a session, shell commands, JavaScript by node,
-// Python by python3. It is run as the host's role, or `as ROLE`. Blocks as `postgres`, the
-// superuser, run in psql. The output of SQL and of programs must be exactly the printed one: rows
-// as psql shows them without rules, errors with detail and hint. Each line that a shell's block
-// shows must be among the printed ones.
+// The language of a tested block decides how it is run: SQL on a session, shell commands by a
+// shell, JavaScript by node, Python by python3. It is run with the host's role, or with another one
+// if its mark says `as ROLE`. Blocks as `postgres`, the superuser, run in psql. The output of SQL
+// and of programs must be exactly the printed one: rows as psql shows them without rules, errors
+// with detail and hint. Each line that a shell's block shows must be among the printed ones.
 //
 // Drivers are installed by `make drivers`. Without them their programs are skipped, and fail only
 // if TEST_ALL asks for all.
@@ -34,13 +34,13 @@ use serde_json::json;
 
 /// The superuser of a page's server.
 const SUPERUSER: &str = "postgres";
-/// The port of the endpoint in the pages. A test takes a free one instead.
+/// The port of the endpoint in the pages. A test uses a free port instead.
 const PORT: &str = "9464";
 
-/// A page in its reader's folder. It has a server of its own, since its examples create roles.
+/// A page in its reader's folder. It has its own server, because its examples create roles.
 struct Page {
     name: &'static str,
-    /// The first to be dropped, before its database.
+    /// Dropped first, before its database.
     background: Option<Background>,
     reader: Reader,
     server: Embedded,
@@ -97,6 +97,7 @@ impl Page {
         format!("{}:{}", self.name, block.line)
     }
 
+    /// Runs a tested block in the way of its mark, and compares its output with the printed one.
     async fn run(&mut self, block: &Block) {
         let Some(way) = block.way().map(str::to_owned) else { return };
         let text = block.text.replace(PORT, &self.port);
@@ -135,6 +136,7 @@ impl Page {
         Way { role, server }
     }
 
+    /// Runs a block with this role on this server, and asserts that its output is the printed one.
     async fn run_once(&self, block: &Block, text: &str, way: &Way<'_>) {
         let place = self.place(block);
         let printed = match block.language.as_str() {
@@ -343,7 +345,7 @@ async fn the_page_of_questions_shows_what_happens() {
     let read = async |sql: &str| session.query_one(sql, &[]).await.unwrap().get::<_, String>(0);
     let items = "select string_agg(_partition || ' ' || (data->>'items'), ', ' order by _partition) from app.carts";
     assert_eq!(read(items).await, "acme 1, globex 2");
-    // The trigger has recorded what was erased, and what was written since.
+    // The trigger has recorded the erased documents, and those that were written since.
     let changed = "select string_agg(distinct tenant, ', ' order by tenant) from app.changed_carts";
     assert_eq!(read(changed).await, "acme, globex");
 }
@@ -377,8 +379,8 @@ async fn an_index_on_a_field_serves_only_the_view_of_all_tenants() {
     assert!(!is_served("sandmill_tenant.cart_summary where data->>'status' = '7'").await);
 }
 
-/// The host keeps working after each step of the page, also without the right that the page takes
-/// from everyone else. So does one on the new server.
+/// The host keeps working after each step of the page, even without the right that the page revokes
+/// from all other roles. So does a host on the new server.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_on_production_works_as_it_is_written() {
     let mut page = Page::open("docs/production.md").await;

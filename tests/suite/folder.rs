@@ -53,9 +53,9 @@ async fn until_another(database: &Database, plugin: &str, than: &str) -> String 
     .await
 }
 
-/// Waits until a plugin is refused for a reason.
-async fn until_refused(database: &Database, plugin: &str, wanted: &str) {
-    eventually(&format!("{plugin} is refused: {wanted}"), async || {
+/// Waits until a plugin is rejected for a reason.
+async fn until_rejected(database: &Database, plugin: &str, wanted: &str) {
+    eventually(&format!("{plugin} is rejected: {wanted}"), async || {
         let listed = listed(database).await.into_iter().find(|listed| listed.plugin == plugin)?;
         listed.refused.filter(|(_, reason, _)| reason.contains(wanted)).map(drop)
     })
@@ -94,7 +94,7 @@ fn tenant(folder: &Path, name: &str) -> std::path::PathBuf {
     path
 }
 
-/// The lines of a log that contain all of some texts.
+/// The lines of a log that contain all of these texts.
 fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
 }
@@ -123,9 +123,9 @@ async fn another_tenants_code_and_settings_are_not_read_through_links() {
 
     let host = Host::start_in(&database, folder.path(), &[]);
     let out = "a link that leads out of its tenant's folder";
-    until_refused(&database, "mallory/stolen", out).await;
-    until_refused(&database, "mallory/own", "own.toml: a link that leads out of its tenant's folder").await;
-    until_refused(&database, "shared", "a link into the folder `acme`").await;
+    until_rejected(&database, "mallory/stolen", out).await;
+    until_rejected(&database, "mallory/own", "own.toml: a link that leads out of its tenant's folder").await;
+    until_rejected(&database, "shared", "a link into the folder `acme`").await;
     until_run(&database, &["acme/pay"]).await;
     let not = "not read as a tenant's folder: a link to a folder";
     until_not_run(&database, &[("eve", not), ("selfdir", not)]).await;
@@ -146,8 +146,8 @@ async fn another_tenants_code_and_settings_are_not_read_through_links() {
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
 }
 
-/// The layout of a volume of the kubelet, shared and of one tenant: visible names are links, and an
-/// update replaces `..data`.
+/// The layout of a Kubernetes volume, for shared plugins and for a tenant's: visible names are
+/// links, and an update replaces `..data`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_updated_kubernetes_volume_swaps_its_plugins() {
     let database = database().await;
@@ -200,14 +200,14 @@ async fn a_bad_entry_is_reported_once_and_the_others_run() {
 
     let host = Process::start(&database, folder.path(), &[]);
     until_run(&database, &["scripted"]).await;
-    let refused = [
+    let rejected = [
         ("bad", "not a WebAssembly component"),
         ("folder", "a directory and not a file"),
         ("pipe", "a pipe, socket or device"),
         ("red", "its manifest red.toml: a directory"),
     ];
-    for (plugin, reason) in refused {
-        until_refused(&database, plugin, reason).await;
+    for (plugin, reason) in rejected {
+        until_rejected(&database, plugin, reason).await;
     }
     let problems = [
         ("X.WASM", "its extension is not in lower case"),
@@ -230,7 +230,7 @@ async fn a_bad_entry_is_reported_once_and_the_others_run() {
         running = until_another(&database, "scripted", &running).await;
     }
     let log = host.log();
-    for (plugin, reason) in refused {
+    for (plugin, reason) in rejected {
         let logged = lines(&log, &[&format!("{plugin}.wasm"), "rejected", reason]);
         assert_eq!(logged.len(), 1, "{plugin}: {logged:?}");
     }
@@ -248,7 +248,7 @@ async fn a_bad_entry_is_reported_once_and_the_others_run() {
     until_not_run(&database, &[problems[1], problems[2], problems[5]]).await;
 }
 
-/// A database on a server of its own, whose socket any user may use.
+/// A database on its own server, whose socket any user may use.
 async fn open_database() -> (Embedded, Database) {
     let server = Embedded::start(Options::default()).await.unwrap();
     let address = server.address();
@@ -310,10 +310,10 @@ async fn an_unreadable_folder_keeps_its_plugins_running_and_affects_no_other() {
     // A file that cannot be read does not count as removed either.
     let file = acme.join("own.wasm");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
-    until_refused(&database, "acme/own", "it cannot be read: Permission denied").await;
+    until_rejected(&database, "acme/own", "it cannot be read: Permission denied").await;
     until_run(&database, &["acme/own", "scripted"]).await;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    eventually("nothing is refused", async || {
+    eventually("nothing is rejected", async || {
         listed(&database).await.iter().all(|listed| listed.refused.is_none()).then_some(())
     })
     .await;
@@ -371,7 +371,7 @@ async fn a_host_short_of_file_descriptors_keeps_its_plugins_running_and_reloads_
     place(folder.path(), "scripted.wasm", &version("scripted", GOOD[2]));
     let words = ["cannot be read", "Too many open files"];
     eventually("the shortage is reported", async || (!lines(&host.log(), &words).is_empty()).then_some(())).await;
-    // The host keeps scanning meanwhile.
+    // The host keeps scanning in the meantime.
     for _ in 0..200 {
         assert_eq!(digest(&database, "scripted").await.as_ref(), Some(&running));
     }

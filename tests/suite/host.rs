@@ -21,7 +21,7 @@ async fn output(mut command: std::process::Command) -> Output {
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
 }
 
-/// The counts of all changes to all tables, as one text.
+/// The counts of all changes to all tables, as one string.
 async fn footprint(database: &Database) -> String {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select coalesce(string_agg(schemaname || '.' || relname || ':' || n_tup_ins + n_tup_upd + n_tup_del, ' ' order by 1), '')
@@ -147,7 +147,7 @@ async fn a_rejected_fence_ends_only_the_term() {
 }
 
 /// A document that another session wrote is not overwritten: the commit is rejected, and the next
-/// term reads it.
+/// term reads the document again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_another_session_changed_is_read_again() {
     let database = database().await;
@@ -194,7 +194,7 @@ async fn plugins_that_cannot_start_are_reported_and_the_others_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_with_other_event_types_than_its_documents_is_refused() {
+async fn a_plugin_with_other_event_types_than_its_documents_is_rejected() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let ended = catch_up(&database, &["scripted"], &[]).await;

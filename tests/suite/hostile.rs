@@ -1,4 +1,4 @@
-// The hostile kit: no matter what a guest tries, it harms only its own tenant. One host runs all
+// Hostile guests: no matter what a guest tries, it harms only its own tenant. One host runs all
 // hostile guests at once, beside quiet tenants.
 
 mod components;
@@ -25,8 +25,8 @@ const TIGHT: [&str; 7] = [
     "limits.log-line-bytes=256",
     "processor.page-events=100",
 ];
-/// The host's peak memory, MiB: above what it needs itself, and far below the several GiB that the
-/// guests ask for.
+/// Bound on the host's peak memory, MiB: above what the host needs itself, and far below the
+/// several GiB that the guests ask for.
 const PEAK_MIB: u64 = 512;
 
 /// The blocked lanes by processor and tenant, with their reasons. While other lanes are still busy,
@@ -59,9 +59,9 @@ async fn a_hostile_guest_harms_only_its_own_tenant() {
     let database = database().await;
     let folder = plugins(&["scripted", "hostile"]);
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(format!("{name}.wasm")), bytes).unwrap();
-    let (deeds, made, refused) = (deeds::all(), components::all(), components::refused());
+    let (deeds, made, rejected) = (deeds::all(), components::all(), components::rejected());
     made.iter().for_each(|component| write(component.id, &component.bytes));
-    refused.iter().for_each(|(name, bytes, _)| write(name, bytes));
+    rejected.iter().for_each(|(name, bytes, _)| write(name, bytes));
     let mut expected = BTreeMap::new();
     for deed in &deeds {
         let mut script = deed.script.clone();
@@ -93,7 +93,7 @@ async fn a_hostile_guest_harms_only_its_own_tenant() {
     let (peak, log) = (host.peak_mib(), host.log());
     drop(host);
     assert!(peak < PEAK_MIB, "{peak} MiB");
-    for (name, _, problem) in &refused {
+    for (name, _, problem) in &rejected {
         let logged = log.lines().any(|line| line.contains(&format!("{name}.wasm")) && line.contains(problem));
         assert!(logged, "{name}: {problem}\n{log}");
     }

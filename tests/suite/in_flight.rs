@@ -1,5 +1,5 @@
-// The in-flight tracker, checked against a model of the log and the database: no database, no
-// clock, and random interleavings.
+// The in-flight tracker, checked against a model of the log and the database. There is no database
+// and no clock, and the interleavings are random.
 //
 // The model has transactions that begin, append, commit or roll back in any order, and so snapshots
 // with gaps. Its source reads differences between snapshots as the real one does. Its database
@@ -37,7 +37,7 @@ use world::{BOUNDS, Handled, PAUSING, SHEDDING, World};
 /// A restricted lane that rejoins the tail gets several events at once there. No event is blamed
 /// for another one.
 #[test]
-fn a_restricted_lane_blocks_only_at_an_event_that_was_refused_alone() {
+fn a_restricted_lane_blocks_only_at_an_event_that_was_rejected_alone() {
     let mut world = World::new();
     world.log.begin([(FIRST, 0)], 0);
     world.poison.insert(1);
@@ -54,7 +54,7 @@ fn a_restricted_lane_blocks_only_at_an_event_that_was_refused_alone() {
             assert!(world.commit());
         }
     }
-    // Three more events in one page, the last refused.
+    // Three more events in one page, the last one rejected.
     world.append(FIRST, 3);
     world.poison.insert(4);
     world.dispatch(9);
@@ -184,7 +184,8 @@ fn a_slow_lane_alone_in_its_page_does_not_delay_later_pages() {
     assert_eq!(world.database.handled[&lane(&tenant(SECOND))], [2]);
 }
 
-/// A commit is made at once if all running lanes wait for one, no matter how much patience is left.
+/// A commit is made immediately if all running lanes wait for one, no matter how much patience is
+/// left.
 #[test]
 fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     let mut world = World::new();
@@ -232,8 +233,7 @@ fn nothing_starts_while_too_many_results_are_uncommitted() {
     assert!(world.host.in_flight.start(|_| None).is_some());
 }
 
-/// The row has the pause once the running work is committed, and the commit does not resume the
-/// lane.
+/// Once the running work is committed, the row has the pause. The commit does not resume the lane.
 #[test]
 fn a_lane_that_is_paused_while_it_works_stays_paused() {
     let pause = |world: &mut World, paused: bool| world.host.pause(paused.then(|| tenant(FIRST)));
@@ -320,7 +320,7 @@ fn a_lane_that_is_paused_while_it_reads_stays_paused() {
     assert_eq!(world.database.rows, BTreeMap::new());
 }
 
-/// The same events and the same slow lane lead to either, depending on the bounds.
+/// The bounds decide which of the two happens, with the same events and the same slow lane.
 #[test]
 fn a_full_lane_is_detached_or_prevents_further_pages() {
     for bounds in [BOUNDS, PAUSING] {
@@ -520,7 +520,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_interleaving_loses_repeats_and_reorders_nothing(
+    fn random_interleavings_lose_repeat_and_reorder_nothing(
         before in prop::collection::vec(any::<u32>(), 1..400),
         after in prop::collection::vec(any::<u32>(), 0..100),
         bounds in prop::sample::select(vec![BOUNDS, PAUSING, SHEDDING]),
@@ -530,7 +530,7 @@ proptest! {
             world.step(op);
         }
         world.settle();
-        // Lanes whose results were refused are restricted for a while.
+        // Lanes whose results were rejected are restricted for a while.
         world.cure();
         for op in after {
             world.step(op);

@@ -1,4 +1,5 @@
-// A host that is killed: documents and cursor stay consistent, no matter at which step it dies.
+// A host that is killed. Documents and cursor stay consistent, no matter at which step it is
+// killed.
 
 use std::process::{Child, Stdio};
 
@@ -10,8 +11,8 @@ use sandmill_tests::{
 
 use crate::flights::{assert_routes, import, slice};
 
-/// Pages so small that a slice of flights takes many of them, even four times as large for a
-/// processor that is behind.
+/// A setting for pages so small that the flights take many of them, even though a page is four
+/// times as large for a processor that is behind.
 const SMALL_PAGES: &str = "processor.page-events=60";
 
 fn run(database: &Database, folder: &std::path::Path, failpoint: Option<&str>) -> std::process::Command {
@@ -96,7 +97,7 @@ async fn a_kill_at_any_step_moves_documents_and_cursor_together_or_not_at_all() 
     assert_plane_log(&database).await;
 }
 
-/// The kill comes while events are shed, or in the commit of that.
+/// The kill comes while events are shed, or in the commit that counts them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_shedding_leaves_every_event_either_handled_or_counted_as_shed() {
     let folder = plugins(&["plane-log"]);

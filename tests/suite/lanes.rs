@@ -1,4 +1,4 @@
-// Lanes behind the tail: they block, wait, are resumed, and rejoin it.
+// Lanes behind the tail, which block, wait, are resumed, and rejoin it.
 
 use std::time::{Duration, Instant};
 
@@ -128,7 +128,7 @@ async fn a_nul_byte_in_a_reason_does_not_break_the_commit_of_other_lanes() {
     assert_scripted_log(&database, "e.tenant = 'b' or e.version = 1").await;
 }
 
-/// The host ends in different ways, and none of the lane's events is handled meanwhile.
+/// The host ends in different ways. None of the lane's events is handled until it is resumed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_lane_stays_blocked_across_restarts() {
     let database = database().await;

@@ -79,8 +79,8 @@ fn run(arguments: &[&str], dir: &Path) -> Output {
     command.output().unwrap()
 }
 
-/// Runs `plugin test` with `option`, --expect or --write, for the documents. Returns the numbers of
-/// events handled and skipped, and the lines of the first skipped ones.
+/// Runs `plugin test` with `option`, which is --expect or --write, and a file of documents. Returns
+/// the numbers of events handled and skipped, and the lines of the first skipped ones.
 fn test(component: &Path, events: &Path, expected: &Path, option: &str) -> Value {
     let [component, events, expected] = [component, events, expected].map(|path| path.to_str().unwrap());
     let output = run(&["test", component, "--events", events, option, expected, "--json"], &root());
@@ -302,7 +302,7 @@ fn data_that_a_language_cannot_represent_is_reported_with_a_message() {
             .collect();
         std::fs::write(folder.path().join(file), lines.join("\n")).unwrap();
     };
-    // The store and the readers of events refuse deeper nesting and longer numbers.
+    // The store and the readers of events reject deeper nesting and longer numbers.
     let (deepest, number) = (nested(512), format!(r#"{{"x":{}}}"#, "9".repeat(1_000)));
     let text = r#"{"text":"ab😀x"}"#;
     let readable = [("Counted", &*deepest), ("Counted", &number), ("Shown", &deepest)];

@@ -279,6 +279,7 @@ fn value(random: &mut Random, depth: usize) -> String {
     }
 }
 
+/// A JSON string of random parts that need escapes in different ways.
 fn string(random: &mut Random, first: &str) -> String {
     const PARTS: [&str; 16] = [
         "a",
@@ -302,6 +303,7 @@ fn string(random: &mut Random, first: &str) -> String {
     format!("\"{first}{rest}\"")
 }
 
+/// A JSON number in a random notation.
 fn number(random: &mut Random) -> String {
     let sign = ["", "-"][random.below(2)];
     let whole = ["0", "1", "10", "12345", "98765432109876543210"][random.below(5)];

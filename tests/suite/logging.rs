@@ -1,4 +1,4 @@
-//! Logging: a standard error that is full, closed or on a full disk loses lines but never stops
+//! Logging. A standard error that is full, closed or on a full disk loses lines but never stops
 //! work. No text of a tenant or a plugin controls a terminal, forges a field or floods an operator.
 
 mod json;

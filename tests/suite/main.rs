@@ -6,29 +6,29 @@ mod anchors;
 mod authors;
 // Very many lanes that need a person.
 mod blocked_lanes;
-// The command line, as people, scripts and shells use it.
+// The interface of the command line: help, JSON, settings and exit codes.
 mod cli;
-// Connections over a network: encryption, admission, and errors.
+// Connections over a network: encryption, authentication, and errors.
 mod connections;
 // Many concurrent writers: no event is lost where a naive follower loses some.
 mod contention;
 // A database that crashes under a running host.
 mod crashes;
-// The demo, as a first user meets it.
+// The demo, `sandmill demo`.
 mod demo;
 // A lane that is too slow for its events, while all others continue.
 mod detach;
-// `sandmill dev`: a folder in which somebody works on plugins.
+// `sandmill dev`, which reloads plugins while their author works on them.
 mod dev;
-// The pages on appending and reading, whose commands are run.
+// The documentation pages: their commands are run, and names in them must exist.
 mod docs;
-// Explanations of delays, as a person reads them.
+// The explanations of delays by `sandmill explain`.
 mod explain;
 // Real data: recorded flights, and the read model that they must produce.
 mod flights;
 // Changes of the plugins folder by people and tools.
 mod folder;
-// The host as a process: who may run it, how it ends, what it refuses to start.
+// The host as a process: the lock that allows one host, its end, and plugins that do not start.
 mod host;
 // Hostile guests, each of which harms only its own tenant.
 mod hostile;
@@ -36,7 +36,7 @@ mod hostile;
 mod in_flight;
 // A host that is killed: from outside, and at every step of a commit.
 mod kills;
-// Lanes behind the cursor: blocked, retrying, resumed, and merged again.
+// Lanes behind the cursor, which are blocked, retrying or resumed, and rejoin the tail.
 mod lanes;
 // One plugin in three languages.
 mod languages;
@@ -44,9 +44,9 @@ mod languages;
 mod large;
 // The monitoring endpoint.
 mod listen;
-// Logs that nobody reads, and hostile text in output.
+// Logs that nobody reads, and hostile text in logs and output.
 mod logging;
-// Measurements for operators.
+// Counts for operators, which must be exact.
 mod numbers;
 // Database failures short of a crash: time-outs, a full disk, rejected data.
 mod outages;
@@ -58,7 +58,7 @@ mod partitions;
 mod plans;
 // Strategies of back-pressure.
 mod pressure;
-// The README's commands, which are run.
+// The README's and the plugin page's commands, which are run.
 mod readme;
 // Database roles: the host's, and those of applications.
 mod rights;
@@ -70,7 +70,7 @@ mod sharing;
 mod signals;
 // Sources: the contract of every layout of an event store.
 mod sources;
-// Statements in files of their own.
+// The `.sql` files: their statements and their headers.
 mod sql;
 // The event store: appending, importing, reading, and its migrations.
 mod store;
@@ -80,7 +80,7 @@ mod swaps;
 mod tenants;
 // Terms that keep ending, and the reasons.
 mod term_errors;
-// House rules: borders, sizes, leftovers.
+// House rules of the code: borders between rooms, sizes of files, leftovers.
 mod tidy;
-// New plugins.
+// New plugins, created by `sandmill plugin new`.
 mod toolchain;

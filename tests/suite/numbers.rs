@@ -1,4 +1,4 @@
-// Counts that operators see: they change with commits, and say whether there may be more.
+// Counts that operators see. They change only with commits, and say whether there may be more.
 
 use sandmill_tests::{
     Database, database,

@@ -1,5 +1,5 @@
 //! A database that fails without crashing: statements are cancelled, the disk is full, or data is
-//! refused. A failure of the database only delays the host. Refused data blocks exactly the lane
+//! rejected. A failure of the database only delays the host. Rejected data blocks exactly the lane
 //! that wrote it.
 
 use std::sync::{
@@ -177,42 +177,42 @@ async fn a_full_disk_only_delays_the_host() {
     writers.stop().await;
     // The other processor, which writes to another table, continues.
     until_counted(&database, &COLLECTIONS[1..]).await;
-    assert_eq!(counts(&session).await.1, folded, "a refused commit has left something behind");
+    assert_eq!(counts(&session).await.1, folded, "a rejected commit has left something behind");
     assert!(database.lanes_behind("scripted").await.iter().all(|lane| !lane.contains("blocked")));
     session.batch_execute(&format!("drop trigger no_room on {table}")).await.unwrap();
     assert_recovered(&database, host).await;
 }
 
-/// Refuses some documents from their fifth event on: a constraint those named `narrow`, a trigger
-/// those named `odd`.
-fn refusing(table: &str) -> String {
+/// SQL that makes the database reject some documents from their fifth event on: a constraint
+/// rejects those named `narrow`, a trigger those named `odd`.
+fn rejecting(table: &str) -> String {
     format!(
         "alter table {table} add constraint picky check (_id <> 'narrow' or (data->>'count')::int < 5);
          create trigger picky before insert or update on {table} for each row
-           when (new._id = 'odd' and (new.data->>'count')::int >= 5) execute function public.refuse();"
+           when (new._id = 'odd' and (new.data->>'count')::int >= 5) execute function public.reject();"
     )
 }
 
-const REFUSE: &str = "
-    create function public.refuse() returns trigger language plpgsql as $$
+const REJECT: &str = "
+    create function public.reject() returns trigger language plpgsql as $$
     begin
       raise exception 'this is odd' using errcode = '22023';
     end
     $$;";
 
-/// Three lanes write documents that the database refuses, among many other lanes.
+/// Three lanes write documents that the database rejects, among many other lanes.
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_data_blocks_exactly_the_lanes_that_wrote_it() {
+async fn rejected_data_blocks_exactly_the_lanes_that_wrote_it() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS, &TIGHT);
     let session = connect(&database.db).await;
     database.append("first", "s", &[json!({})]).await;
     until_counted(&database, &COLLECTIONS).await;
-    session.batch_execute(REFUSE).await.unwrap();
+    session.batch_execute(REJECT).await.unwrap();
     for collection in COLLECTIONS {
         let table = database.table(collection).await;
-        session.batch_execute(&refusing(&table)).await.unwrap();
+        session.batch_execute(&rejecting(&table)).await.unwrap();
     }
     let writers = Writers::start(&database.db, &mut random, 4, 60);
     let culprits = [("a", "narrow"), ("b", "odd"), ("c", "narrow")];
@@ -234,7 +234,7 @@ async fn refused_data_blocks_exactly_the_lanes_that_wrote_it() {
     for plugin in PLUGINS {
         let lanes = database.status(plugin).await.unwrap().lanes_behind;
         let stopped: Vec<i64> = lanes.iter().filter_map(|lane| lane.event_position).collect();
-        assert_eq!(stopped, fifth, "a lane is not right before its first refused event");
+        assert_eq!(stopped, fifth, "a lane is not right before its first rejected event");
         assert!(lanes[0].reason.contains("SQLSTATE 23514") && lanes[1].reason.contains("SQLSTATE 22023"), "{lanes:?}");
     }
     let others = "e.tenant not in ('a', 'b', 'c')";
@@ -256,10 +256,10 @@ async fn refused_data_blocks_exactly_the_lanes_that_wrote_it() {
     assert_recovered(&database, host).await;
 }
 
-/// A lane's commit is refused while the lane handles the next event. Not even the lane itself may
-/// see the results of that.
+/// A lane's commit is rejected while the lane handles the next event. Not even the lane itself may
+/// see the results of that next event.
 #[tokio::test(flavor = "multi_thread")]
-async fn work_under_way_when_a_lanes_commit_is_refused_is_dropped() {
+async fn work_under_way_when_a_lanes_commit_is_rejected_is_dropped() {
     let database = database().await;
     let (begun, hold) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
     let folding = Folding::after({
@@ -276,9 +276,9 @@ async fn work_under_way_when_a_lanes_commit_is_refused_is_dropped() {
     until_counted(&database, &COLLECTIONS[..1]).await;
     let session = connect(&database.db).await;
     let table = database.table(COLLECTIONS[0]).await;
-    let refuse = format!("alter table {table} add constraint picky check (_id <> 'narrow')");
+    let reject = format!("alter table {table} add constraint picky check (_id <> 'narrow')");
     let no_writing = format!("begin; lock table {table} in exclusive mode");
-    for sql in [refuse, no_writing] {
+    for sql in [reject, no_writing] {
         session.batch_execute(&sql).await.unwrap();
     }
     database.append("acme", "narrow", &[json!({})]).await;
@@ -288,7 +288,7 @@ async fn work_under_way_when_a_lanes_commit_is_refused_is_dropped() {
     database.append("acme", "late", &[json!({})]).await;
     eventually("the lane handles the next event", async || begun.load(Relaxed).then_some(())).await;
     session.batch_execute("commit").await.unwrap();
-    eventually("the commit is refused, and the lane is left behind", async || {
+    eventually("the commit is rejected, and the lane is left behind", async || {
         (database.lanes_behind("scripted").await == ["acme catching-up"]).then_some(())
     })
     .await;

@@ -59,8 +59,8 @@ async fn all_partitionings_fold_every_event_once() {
     assert!(buckets.len() + 2 >= usize::from(BUCKETS), "lanes use few buckets: {buckets:?}");
 }
 
-/// One tenant has more hanging lanes than may run concurrently. Lanes of another tenant find a
-/// slot, although those were first.
+/// One tenant has more lanes that hang than may run concurrently. Lanes of another tenant find a
+/// slot, although the first tenant's lanes came first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_with_very_many_lanes_leaves_slots_to_other_tenants() {
     let database = database().await;

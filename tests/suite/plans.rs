@@ -1,7 +1,7 @@
 //! Plans of the statements that read the log: each uses its index and reads about as many rows as
 //! it returns.
 //!
-//! A bad plan gives right results, so no other test notices it; but with one, a host reads its
+//! A bad plan gives right results, so no other test notices it, but it can make a host read its
 //! whole log at every poll. The store here has old large transactions and recent small ones. Every
 //! statement is checked before the table was analysed, after that, and for a tenant that is missing
 //! in the statistics, each time with custom and generic plans.
@@ -30,7 +30,7 @@ struct Case {
     types: &'static str,
     params: String,
     index: &'static str,
-    /// Most rows of the log that it may read.
+    /// Maximum number of rows of the log that it may read.
     reads: i64,
 }
 
@@ -93,6 +93,7 @@ impl Case {
         Case { name, sql, types, params, index: "events_tenant_position", reads }
     }
 
+    /// Executes the statement, and asserts that it uses its index and reads few rows and blocks.
     async fn check(&self, reader: &Session, circumstances: &str) {
         let sql = format!(
             "deallocate all; prepare statement ({}) as {}; \
@@ -127,6 +128,7 @@ struct Cost {
 }
 
 impl Cost {
+    /// Adds the work of a plan's node and of the nodes below it.
     fn add(&mut self, node: &Value, index: &str) {
         let kind = node["Node Type"].as_str().unwrap();
         if kind.contains("Sort") {
@@ -180,8 +182,8 @@ async fn every_statement_uses_its_index_and_reads_only_what_it_returns() {
 
     let end = first + large + small;
     let to = format!("{end}:{end}:");
-    // 100 small transactions ago; the same with two that were running then; half of the old ones
-    // ago.
+    // Snapshots: 100 small transactions ago, the same with two transactions that were running then,
+    // and half of the old transactions ago.
     let lately = format!("{0}:{0}:", end - 100);
     let running = format!("{0}:{1}:{0},{2}", first + 20, end - 100, end - 1_000);
     let long_ago = format!("{0}:{0}:", first + large / 2);

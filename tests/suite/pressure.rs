@@ -29,7 +29,7 @@ async fn with_pause_all_lanes_wait_for_a_full_one_and_with_detach_none() {
     let settings = [
         "processor.lane-queue-kib=16",
         "processors.pauses.back-pressure=pause",
-        // The gate holds one thread in each processor.
+        // The gate blocks one thread for each processor.
         "scheduler.threads=3",
         "scheduler.tenant-threads=2",
     ];
@@ -109,7 +109,7 @@ async fn in_lockstep_processors_stay_within_a_page_of_each_other() {
         let gate = Gate::default();
         let foldings = vec![gate.before("a").named("still"), Folding::after(|_| {}).named("quick")];
         database.append("a", "s", &vec![json!({}); EVENTS as usize]).await;
-        // The gate holds one thread, so the lane may use two.
+        // The gate blocks one thread, so a tenant may use two.
         let mut settings = vec!["processor.page-events=10", "scheduler.threads=3", "scheduler.tenant-threads=2"];
         if lockstep {
             settings.extend(["processors.still.back-pressure=lockstep", "processors.quick.back-pressure=lockstep"]);

@@ -2,9 +2,9 @@
 //!
 //! All tested blocks of both pages run one after another in one folder, with `sandmill` on the
 //! path: `sh` blocks by a shell, `sql` blocks on the private database. Each must succeed, and each
-//! line of its output must be among the printed ones. A mark may say more (`MARKS`): a block runs
-//! in the background of those after it, is repeated until it prints its output, or gets the address
-//! of a database of its own.
+//! line of its output must be among the printed ones. A mark may request more (`MARKS`): the block
+//! runs in the background of later ones, is repeated until it prints its output, or gets the
+//! address of its own database.
 //!
 //! The README's plugin must be the one that `sandmill plugin new` creates, which the tour builds.
 
@@ -35,17 +35,17 @@ enum Way {
 }
 
 /// The reader of both pages.
-struct Place {
-    /// The first to be dropped, before its folder.
+struct Tour {
+    /// Dropped first, before its folder.
     background: Option<Background>,
     reader: Reader,
     /// The address of the database for blocks marked `on a database`.
     address: String,
 }
 
-impl Place {
+impl Tour {
     async fn new() -> Self {
-        Place { background: None, reader: Reader::new(), address: empty_database().await.address }
+        Tour { background: None, reader: Reader::new(), address: empty_database().await.address }
     }
 
     fn shell(&self, commands: &str, way: Way) -> Command {
@@ -83,6 +83,7 @@ impl Place {
         Ok(rows)
     }
 
+    /// Runs a block in its way, and asserts that it prints what the page shows.
     async fn run(&mut self, page: &str, block: &Block, way: Way) {
         let Block { line, text, shown, .. } = block;
         match way {
@@ -111,7 +112,7 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tour_and_the_page_on_plugins_work_as_printed() {
-    let mut place = Place::new().await;
+    let mut tour = Tour::new().await;
     for page in ["README.md", "docs/plugins.md"] {
         let text = std::fs::read_to_string(root().join(page)).unwrap();
         let tested: Vec<Block> = blocks(&text).into_iter().filter(|block| block.way().is_some()).collect();
@@ -121,7 +122,7 @@ async fn the_tour_and_the_page_on_plugins_work_as_printed() {
             assert!(matches!(&**language, "sh" | "sql"), "{page}:{line}: only shells and SQL are run");
             let way = MARKS.iter().find(|(mark, _)| block.way() == Some(mark));
             let (_, way) = way.unwrap_or_else(|| panic!("{page}:{line}: an unknown mark"));
-            place.run(page, block, *way).await;
+            tour.run(page, block, *way).await;
         }
     }
 }

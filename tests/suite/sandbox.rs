@@ -1,5 +1,5 @@
-// The sandbox under a host: no matter what a guest does, it stops only its own tenant's lane, and
-// the reason names the limit or the fault. The submodules test the parts of the sandbox.
+// The sandbox of a running host. No matter what a guest does, it stops only its own tenant's lane,
+// and the reason names the limit or the fault. The submodules test the parts of the sandbox.
 
 mod compile;
 mod limits;

@@ -29,7 +29,7 @@ fn foldings(count: usize) -> Vec<Folding> {
 }
 
 /// Waits until each of the processors has counted this many events. Returns the highest number of
-/// the host's connections meanwhile.
+/// the host's connections in the meantime.
 async fn until_all_counted(session: &Session, processors: usize, events: i64) -> i64 {
     let table = |number| format!("select coalesce(sum((data ->> 'count')::bigint), 0) as n from public.p{number}_log");
     let tables: Vec<String> = (0..processors).map(table).collect();

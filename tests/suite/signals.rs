@@ -1,4 +1,5 @@
-// Signals end every command, no matter what it is doing, and nothing that it started stays behind.
+// Signals, which end every command no matter what it is doing. Nothing that the command started
+// stays behind.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
 // Changes of the plugins folder while events are handled: a new version takes over, a bad one is
-// refused or rolled back, and no event is lost or handled twice.
+// rejected or rolled back, and no event is lost or handled twice.
 
 mod away;
 mod dry_runs;
@@ -141,7 +141,7 @@ async fn a_new_version_continues_where_the_previous_one_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_keeps_running() {
+async fn a_file_that_cannot_run_is_rejected_with_a_reason_and_the_version_before_keeps_running() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -161,8 +161,8 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
     assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped"]);
     assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
 
-    // A bad file is replaced by the running version: the refusal is cleared, and nothing is
-    // swapped.
+    // A bad file is replaced by the file of the running version: the rejection is cleared, and
+    // nothing is swapped.
     place(folder.path(), "scripted.wasm", b"no component");
     until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
     place(folder.path(), "scripted.wasm", &complete);
@@ -173,7 +173,7 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
     .await;
     assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped", "rejected"]);
 
-    // Each bad entry is refused, and none affects the running plugin.
+    // Each bad entry is rejected, and none affects the running plugin.
     fs::create_dir(folder.path().join("folder.wasm")).unwrap();
     std::os::unix::fs::symlink(component("plane-log"), folder.path().join("outside.wasm")).unwrap();
     fs::write(folder.path().join(".swp.wasm"), "x").unwrap();
@@ -309,7 +309,7 @@ async fn a_replacement_that_cannot_start_leaves_the_running_processor_alone() {
     until_error(folder.path(), "scripted", Some("belongs to processor other")).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
-    // The start is retried, though nothing in the folder changes.
+    // The start is retried although nothing in the folder changes.
     session.batch_execute("delete from sandmill.collections where processor = 'other'").await.unwrap();
     until_counted(&database, &["scripted_stream_log"]).await;
     until_error(folder.path(), "scripted", None).await;
@@ -401,7 +401,8 @@ async fn added_removed_and_renamed_files_start_stop_and_keep_processors() {
     assert_log(&database, "scripted_stream_log", "true").await;
 }
 
-/// A changed manifest takes effect though the component is unchanged, and a wrong one is refused.
+/// A changed manifest takes effect although the component is unchanged, and a wrong one is
+/// rejected.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_manifest_is_reloaded_like_a_changed_file() {
     let database = database().await;
@@ -485,7 +486,7 @@ async fn a_tenants_settings_override_those_for_all_tenants() {
     until_read("two", [("acme", Value::Null), ("globex", json!("OTHER-SECRET"))]).await;
     place(&format!("only-tenants = ['acme']\n{manifest}"));
     until_error(folder.path(), "scripted", Some("tenants.globex: only-tenants does not list globex")).await;
-    // In a tenant's folder, settings of single tenants are refused.
+    // In a tenant's folder, settings of individual tenants are rejected.
     fs::create_dir(folder.path().join("acme")).unwrap();
     host::place(&folder.path().join("acme"), "x.toml", manifest.as_bytes());
     host::place(&folder.path().join("acme"), "x.wasm", &version("scripted-by-stream", GOOD[1]));
@@ -527,7 +528,7 @@ async fn a_plugin_in_a_tenants_folder_handles_that_tenants_events_only() {
     };
     until("scripted_log@acme", "acme", r#"[["V000001", 2]]"#).await;
     until("scripted_log@Globex.eu", "Globex.eu", r#"[["V000002", 2]]"#).await;
-    // The shared plugin handles the events of tenants without a plugin of their own.
+    // The shared plugin handles the events of tenants without their own plugin.
     put(folder.path(), GOOD[3]);
     until("scripted_log", "other", r#"[["V000003", 2]]"#).await;
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");

@@ -1,5 +1,5 @@
-//! Tenants: usage is summed over hosts, rates hold a tenant back with a reason, and lanes that the
-//! settings pause continue where they stopped.
+//! Limits of tenants: usage is summed over hosts, a tenant over its rate waits with a reason, and
+//! lanes that the settings pause continue where they stopped.
 
 use sandmill::{app::Ended, tenants::rates::THROTTLED};
 use sandmill_tests::{

@@ -1,4 +1,5 @@
-// Errors that end terms: they are recorded, shown and explained, and cleared once a term goes well.
+// Errors that end terms. They are recorded, shown and explained, and cleared once a term is
+// healthy.
 
 use std::fs;
 
@@ -16,7 +17,7 @@ async fn execute(database: &Database, sql: &str) {
     session.batch_execute(sql).await.unwrap();
 }
 
-/// A connection to the database with a role of its own, and that role's name. The role may do
+/// A connection to the database with a separate role, and that role's name. The role may do
 /// everything until rights are revoked.
 async fn limited(database: &Database, prefix: &str) -> (Database, String) {
     let role = format!("{prefix}_{}", std::process::id());
@@ -154,7 +155,7 @@ async fn a_term_error_hides_neither_a_missing_file_nor_a_missing_host() {
             .then_some(())
     })
     .await;
-    // Makes the term end an hour ago.
+    // Makes the recorded end of the term an hour old.
     execute(
         &database,
         "update sandmill.processors

@@ -13,17 +13,17 @@ use rust::Kind;
 use sandmill::db::migrate::MIGRATIONS;
 use tree::{File, files};
 
-/// The longest file of Rust, in lines.
+/// Maximum number of lines of a Rust file.
 const LONGEST: usize = 800;
 
-/// The widest comment, in characters.
+/// Maximum width of a line with a comment, in characters.
 const WIDEST: usize = 100;
 
 /// Accepted circles of modules, each named by one of its modules, with the reason.
 const CIRCLES: &[(&str, &str)] =
     &[("sandbox::instance", "a guest's store, its calls and the host functions that they call depend on each other")];
 
-/// Tests that wait for time to pass rather than for an event, and the reason.
+/// Tests that may wait for time to pass rather than for an event, with the reason.
 const SLEEPERS: &[(&str, &str)] = &[
     ("tests/src/host.rs", "the polls of `eventually`, which ends with the awaited event"),
     ("tests/src/writers.rs", "writers with long transactions, which reconnect to a server that is down"),
@@ -198,6 +198,7 @@ fn later(text: &str) -> Option<&'static str> {
     LATER.into_iter().find(|later| words.contains(later))
 }
 
+/// The marks of unfinished work in a Rust source, with their lines.
 fn unfinished_code(source: &str) -> Vec<(usize, String)> {
     let tokens = rust::tokens(source);
     let mut found = Vec::new();

@@ -207,6 +207,7 @@ async fn stand_by(db: &Db, reports: &mut StandbyReports) -> Result<Session, Erro
     }
 }
 
+/// Takes the lock on a new session. Waits up to `patience` for another holder to release it.
 async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     let until = Instant::now() + patience;
     let session = open(db).await?;
@@ -240,6 +241,7 @@ struct Holder {
     is_host: bool,
 }
 
+/// The session that holds the lock now, if there is one.
 async fn holder(client: &impl GenericClient) -> Result<Option<Holder>, Error> {
     let row = client.query_opt(include_str!("host_lock/holder.sql"), &[&LOCK.0, &LOCK.1]).await?;
     Ok(row.map(|row| Holder {
@@ -252,6 +254,7 @@ async fn holder(client: &impl GenericClient) -> Result<Option<Holder>, Error> {
     }))
 }
 
+/// The error for this holder of the lock.
 fn held_by(holder: Option<Holder>) -> LockError {
     match holder {
         Some(Holder { pid, role: Some(role), is_host: false, .. }) => LockError::Taken { pid, role },

@@ -70,6 +70,8 @@ impl DeferredEvents {
         semaphore
     }
 
+    /// Loads the first of a lane's events with their data, within the bounds of the host and of the
+    /// tenant.
     async fn load_first(&self, tenant: &TenantId, events: &[Arc<Event>]) -> Result<Loaded, SourceError> {
         let positions: Vec<i64> = events.iter().filter(|e| e.deferred.is_some()).map(|e| e.position).collect();
         // Neither semaphore is ever closed. The tenant's comes first, so a tenant that waits for
@@ -93,6 +95,7 @@ impl LoadEvents for DeferredEvents {
     }
 }
 
+/// Loads the data of the events at these positions: of as many as fit into one load.
 async fn load(source: &mut dyn EventSource, positions: &[i64]) -> Result<LoadOutcome, SourceError> {
     match source.load(positions, LOAD_BYTES, None).await {
         Err(error) if error.is_about_a_row() => {}

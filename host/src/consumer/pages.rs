@@ -150,6 +150,7 @@ impl Recent {
         (*read >= asked && page.from == *from).then(|| page.clone())
     }
 
+    /// Adds a page, and drops the oldest pages beyond a number of bytes.
     fn keep(&mut self, read: Instant, page: Arc<Page>, bytes_max: usize) {
         if page.events.is_empty() {
             self.empty = Some((read, page));

@@ -128,6 +128,7 @@ impl Facts {
     }
 }
 
+/// Reads the lanes behind, grouped by cause, of one tenant or of all.
 async fn lanes(session: &Session, tenant: Option<&str>) -> Result<Vec<LaneGroup>, Error> {
     let rows = session.query(include_str!("facts/lanes.sql"), &[&tenant]).await?;
     let group = |row: &Row| {

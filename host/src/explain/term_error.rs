@@ -13,6 +13,7 @@ pub(super) fn remedy(processor: &str, error: &TermError) -> String {
     by_sqlstate(state).into()
 }
 
+/// The remedy for an error with this SQLSTATE, which is empty if the error has none.
 fn by_sqlstate(state: &str) -> &'static str {
     match state {
         "42501" => {

@@ -189,6 +189,7 @@ impl Scan<'_> {
         }
     }
 
+    /// Reads the key of a member and its colon. Rejects the host's own keys at the top level.
     fn key(&mut self, level: usize) -> Result<(), Invalid> {
         if self.peek() != Some(b'"') {
             return self.expected("a key");
@@ -216,6 +217,7 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// Reads a string, from its opening quote to its closing quote.
     fn string(&mut self) -> Result<(), Invalid> {
         self.at += 1;
         self.printed += 2;
@@ -237,6 +239,7 @@ impl Scan<'_> {
         }
     }
 
+    /// Reads an escape sequence, beginning at its backslash; two of them for a surrogate pair.
     fn escape(&mut self) -> Result<(), Invalid> {
         let from = self.at;
         self.at += 1;
@@ -282,6 +285,7 @@ impl Scan<'_> {
         Ok(unit)
     }
 
+    /// Reads a number, and checks that it is within the bounds of `numeric`.
     fn number(&mut self) -> Result<(), Invalid> {
         let from = self.at;
         let negative = self.peek() == Some(b'-');

@@ -248,6 +248,7 @@ impl<'d> Walk<'d> {
         }
     }
 
+    /// Reads a string, from its opening quote to its closing quote.
     fn string(&mut self) -> Result<Quoted<'d>, Unreadable> {
         let from = self.at;
         self.at += 1;

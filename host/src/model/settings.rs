@@ -34,7 +34,7 @@ impl PluginSettings {
         PluginSettings(Arc::new(ByTenant { all: all.into_iter().collect(), tenants }))
     }
 
-    /// Whether any tenant has settings of its own.
+    /// Whether any tenant has its own settings.
     pub fn have_tenants(&self) -> bool {
         !self.0.tenants.is_empty()
     }

@@ -65,6 +65,7 @@ pub fn json_string(text: &str, most: usize) -> String {
     quoted_with(text, most, |quoted, c| _ = write!(quoted, "\\u{:04x}", u32::from(c)))
 }
 
+/// The text in double quotes, cut after about `most` bytes. `escape` writes each unsafe character.
 fn quoted_with(text: &str, most: usize, escape: impl Fn(&mut String, char)) -> String {
     let mut quoted = String::with_capacity(text.len().min(most) + 2);
     quoted.push('"');

@@ -50,7 +50,7 @@ pub(super) struct Archive {
     /// The round under way.
     work: Option<Pin<Box<dyn Future<Output = RoundResult> + Send>>>,
     failed_at: Option<Instant>,
-    /// Whether unreferenced bytes may have to be removed, though no version is pending.
+    /// Whether unreferenced bytes may have to be removed although no version is pending.
     needs_sweep: bool,
 }
 

@@ -164,7 +164,7 @@ impl Checks {
                 true => Effort::Full,
                 false => Effort::Quick,
             };
-            if !self.jobs.has_place(&file.name, effort != Effort::Quick) {
+            if !self.jobs.has_slot(&file.name, effort != Effort::Quick) {
                 continue;
             }
             self.waiting.remove(&file.name);

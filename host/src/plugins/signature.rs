@@ -67,6 +67,7 @@ pub fn check<'a>(content: &[u8], signature: Option<&str>, keys: &'a [PublicKey])
     signer.ok_or_else(|| format!("no key in rollout.public-keys has signed these bytes\n{REMEDY}"))
 }
 
+/// Parses bytes in hexadecimal. Surrounding whitespace is ignored.
 fn bytes<const N: usize>(text: &str) -> Result<[u8; N], String> {
     let text = text.trim();
     let digits = text.as_bytes();

@@ -243,6 +243,7 @@ struct CommitTransaction<'a> {
 }
 
 impl CommitTransaction<'_> {
+    /// Sends all statements of the commit together, and COMMIT once all have succeeded.
     async fn commit(&self, commit: Commit<'_>, documents: PreparedWrites<'_>) -> Result<(), CommitError> {
         // Boxed, because the futures hold all parameters and would make the caller's future large.
         let work = Box::pin(async {
@@ -264,6 +265,7 @@ impl CommitTransaction<'_> {
         self.transact(work).await
     }
 
+    /// Runs the statements of `work` in a transaction. Rolls it back if one of them fails.
     async fn transact(&self, work: impl Future<Output = Result<(), CommitError>>) -> Result<(), CommitError> {
         failpoint::hit("commit.begin");
         let (begun, done) = tokio::join!(biased; self.session.batch_execute("begin"), work);
@@ -291,6 +293,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Stores dead letters.
     async fn set_aside(&self, letters: &[DeadLetter]) -> Result<(), Error> {
         if letters.is_empty() {
             return Ok(());
@@ -322,6 +325,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Stores the counts of shed events.
     async fn shed(&self, sheds: &[(LaneKey, Shed)]) -> Result<(), Error> {
         if sheds.is_empty() {
             return Ok(());
@@ -336,6 +340,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Stores the rate and the measures, if a report is due.
     async fn report(&self, report: Option<&RateReport>) -> Result<(), Error> {
         if let Some(RateReport { rate, measures }) = report {
             // Measures are plain numbers, so they always serialize.
@@ -346,6 +351,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Inserts the checkpoints of lanes that the cursor leaves behind.
     async fn leave(&self, left: &[(LaneKey, LaneCheckpoint)]) -> Result<(), Error> {
         if left.is_empty() {
             return Ok(());
@@ -374,6 +380,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Updates the checkpoints of lanes behind the cursor.
     async fn move_lanes(&self, moved: &[(LaneKey, Progress, LaneCheckpoint)]) -> Result<(), Error> {
         if moved.is_empty() {
             return Ok(());
@@ -402,6 +409,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Deletes the checkpoints of lanes that the cursor covers again.
     async fn rejoin(&self, rejoined: &[(LaneKey, Progress)]) -> Result<(), Error> {
         if rejoined.is_empty() {
             return Ok(());

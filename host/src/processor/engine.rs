@@ -123,7 +123,9 @@ impl in_flight::Weighted for WorkResults {
     }
 }
 
+/// A run that has ended: its lane, its work, and the outcome.
 type RunResult = (LaneKey, LaneWork, Result<Outcome, TermEnded>);
+/// A read of a page that has ended: the reader, the time it took, and the outcome.
 type PageResult = (Reader, Duration, Result<ReadAhead, SourceError>);
 
 /// What a term borrows from its processor: its properties, and the state that outlives the term.
@@ -525,6 +527,7 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Starts lanes with work while slots are free.
     fn start_runs(&mut self) {
         let throttle = |lane: &LaneKey| {
             let (wait, reason) = self.tenants.wait(&lane.tenant)?;
@@ -546,6 +549,8 @@ impl<'a> Engine<'a> {
         if self.late || self.in_flight.is_detached(lane) { Class::CatchUp } else { Class::Live }
     }
 
+    /// Takes a page that was read: updates the state of the tail, and queues the events for their
+    /// lanes.
     fn dispatch(&mut self, page: &Page, took: Duration) {
         self.state_changed = true;
         if !page.events.is_empty() {
@@ -582,6 +587,8 @@ impl<'a> Engine<'a> {
         self.passed_since.get_or_insert_with(Instant::now);
     }
 
+    /// Takes the outcome of a run. The results wait for their commit. Fails if the run ended the
+    /// term.
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
         let outcome = result?;
         self.finished_since_plan += 1;

@@ -16,8 +16,8 @@
 //!   such a lane has not finished gives it a row with the progress it has. The lane stays
 //!   *attached*: its work continues, and a later commit takes its results and moves or deletes the
 //!   row.
-//! - A lane that fails, waits or holds too much is *detached*: its queue is dropped, and it reads
-//!   the log from its row onwards.
+//! - A lane that fails, waits or has too much queued is *detached*: its queue is dropped, and it
+//!   reads the log from its row onwards.
 //! - The results in one commit are bounded in bytes. Lanes beyond the bound take turns in the next
 //!   commits. A lane whose results made a shared commit fail commits alone until it has caught up.
 //! - A detached lane rejoins the tail by reading up to the last page dispatched, while later pages
@@ -126,8 +126,8 @@ pub struct InFlightBounds {
     pub lane_bytes: usize,
     /// The same bound in events.
     pub lane_events: usize,
-    /// Whether lanes are detached for holding too much. If not, nothing may be dispatched while one
-    /// is [full](InFlight::full).
+    /// Whether lanes are detached if too much is queued for them. If not, nothing may be dispatched
+    /// while one is [full](InFlight::full).
     pub detaches: bool,
     /// Bytes of results in one commit; a single lane's results may exceed it.
     pub commit_bytes: usize,
@@ -165,10 +165,11 @@ pub struct InFlight<T> {
     parked: Parked,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
-    /// The slots that running lanes hold, and the lanes that wait for their tenant's share of them.
+    /// The slots that running lanes occupy, and the lanes that wait for their tenant's share of
+    /// them.
     slots: Slots,
-    /// Groups of lanes that commit separately, because a commit that included them was rejected; the
-    /// last group is next.
+    /// Groups of lanes that commit separately, because a commit that included them was rejected.
+    /// The last group is next.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
     /// Bytes of uncommitted results, including those in the commit under way.
@@ -316,8 +317,8 @@ impl<T: Weighted> InFlight<T> {
     }
 
     /// Dispatches a page: queues each lane's events in it. A lane with a row and several queued
-    /// pages is detached if it holds too much, or if `exceeds_share` reports that it exceeds its
-    /// share.
+    /// pages is detached if too much is queued for it, or if `exceeds_share` reports that it
+    /// exceeds its share.
     pub fn dispatch(
         &mut self,
         page: &crate::model::event::Page,
@@ -592,8 +593,8 @@ impl<T: Weighted> InFlight<T> {
             lane.feed = Feed::Detached;
             lane.drop_queue();
             if result.complete {
-                // It held too much during the reading. What it read past the cursor may not be
-                // committed without the rest, so it reads again.
+                // Too much was queued for it during the reading. What it read past the cursor may
+                // not be committed without the rest, so it reads again.
                 self.park_or_remove(&reading.lane);
                 return;
             }
@@ -697,8 +698,8 @@ impl<T: Weighted> InFlight<T> {
         lane.drop_queue();
     }
 
-    /// Resumes a waiting lane, as a person or a new version decided. It stays stopped while a pause
-    /// covers it.
+    /// Resumes a waiting lane, because a person requested it or a new version runs. It stays
+    /// stopped while a pause covers it.
     pub fn resume(&mut self, key: &LaneKey) {
         self.parked.resume(key);
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {

@@ -159,7 +159,7 @@ impl Runner {
             }
             let ready = Instant::now();
             // The wait for a permit does not count as time of the call. The version may be swapped
-            // meanwhile.
+            // in the meantime.
             let permit = self.code.current().handler.permit(&lane.tenant).await;
             if self.scheduler.uncommitted().exceeds_bound(&lane.tenant) {
                 continue;
@@ -245,6 +245,7 @@ impl Runner {
 }
 
 impl Outcome {
+    /// Adds the effects of a call to the outcome: changes, dead letters, and an early stop.
     fn take(&mut self, batch: &Batch, digest: &Arc<str>, effects: Effects, changes: &mut Changes) {
         for skipped in effects.skipped {
             // The answer was checked: an index is within the batch.

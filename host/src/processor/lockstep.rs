@@ -47,6 +47,7 @@ impl Barrier {
         }
     }
 
+    /// Whether a member may read, and how far.
     fn turn(&self, member: &ProcessorId) -> LockstepTurn {
         let Some(mine) = self.members.get(member).and_then(Option::as_ref) else { return LockstepTurn::Read(None) };
         let mut toward: Option<&Snapshot> = None;

@@ -19,7 +19,8 @@ use crate::model::ids::{LaneKey, ProcessorId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// No lane waits: a lane that holds too much reads the log itself until it rejoins the tail.
+    /// No lane waits: a lane whose queue exceeds its bound reads the log itself until it rejoins
+    /// the tail.
     #[default]
     Detach,
     /// All lanes of the processor wait: no page is read while any lane's queue is full, and no lane

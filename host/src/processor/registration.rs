@@ -99,11 +99,12 @@ pub async fn register_all(
             return registrations.iter().map(|of| Err(failed(of))).collect();
         }
     };
-    // Sent together, and executed in order, each in a transaction of its own.
+    // Sent together, and executed in order, each in its own transaction.
     join_all(registrations.iter().map(|registration| registration.put(session, tenants, statement))).await
 }
 
 impl Registration<'_> {
+    /// Registers one processor, in its own transaction.
     async fn put(&self, session: &Session, tenants: &Tenants, statement: &Statement) -> Result<(), RegistrationError> {
         let Registration { spec, plugin, digest, adopts } = self;
         let most_collections = spec.id.owner().map_or(0, |owner| tenants.limits(owner).collections);

@@ -1,8 +1,8 @@
 //! The pause before a lane's next attempt: pure.
 //!
 //! Pauses grow exponentially with the attempts at one event, and differ between lanes. A handler
-//! may ask for a longer pause, never for a shorter one. Otherwise a lane that asks to retry at once
-//! would keep a core, the database and its tenant's log busy forever.
+//! may ask for a longer pause, never for a shorter one. Otherwise a lane that asks for an immediate
+//! retry would keep a core, the database and its tenant's log busy forever.
 
 use std::time::Duration;
 

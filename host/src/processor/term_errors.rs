@@ -90,6 +90,7 @@ impl TermErrors {
         }
     }
 
+    /// Writes the last error, after adding the terms that an earlier host recorded.
     async fn try_store(&mut self, sessions: &Arc<Pool<CommitSession>>, id: &ProcessorId) -> Result<(), Error> {
         let session = sessions.lend(&Borrower::of(id, "term error")).await?;
         if !self.continued {

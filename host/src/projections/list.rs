@@ -101,6 +101,7 @@ struct DocumentListing<'a> {
 }
 
 impl DocumentListing<'_> {
+    /// The next document; none after the last one.
     async fn next(&mut self) -> Result<Option<ListedDocument>, Error> {
         let rows = match self.rows.take() {
             Some(rows) => self.rows.insert(rows),

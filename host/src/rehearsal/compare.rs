@@ -112,6 +112,7 @@ fn first_difference(expected: &str, found: &str) -> Option<ValueDifference> {
     if expected == found { None } else { difference(expected, found, &mut String::new()) }
 }
 
+/// The first difference between two JSON texts at this path; none if their values are equal.
 fn difference(expected: &str, found: &str, path: &mut String) -> Option<ValueDifference> {
     // The recursion is as deep as the shallower document, and the depth of documents is limited.
     match (JsonNode::of(expected), JsonNode::of(found)) {

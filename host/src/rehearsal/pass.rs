@@ -77,7 +77,8 @@ pub struct StoppedLane {
     pub class: String,
     /// What happened.
     pub message: String,
-    /// Number of attempts, if the plugin asked for a retry; none if the lane stopped at once.
+    /// Number of attempts, if the plugin asked for a retry; none if the lane stopped without a
+    /// retry.
     pub attempts: Option<u32>,
 }
 
@@ -217,6 +218,7 @@ impl TenantPass<'_> {
         Ok(())
     }
 
+    /// Records that a lane stops at an event, and that it handles none of the rest.
     fn stop(&mut self, lane: &LaneKey, rest: &[Arc<Event>], at: &Event, reason: Reason, attempts: Option<u32>) {
         self.result.waiting += rest.len() as u64;
         self.stopped.insert(lane.clone());

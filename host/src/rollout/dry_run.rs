@@ -171,6 +171,7 @@ impl DryRun<'_> {
     }
 }
 
+/// The events of a dry run, by lane.
 type LaneEvents = [(LaneKey, Vec<Arc<Event>>)];
 
 /// Runs the candidate on all lanes, and the running version where the candidate failed, in the same
@@ -267,6 +268,8 @@ impl Candidate {
         Ok(outcomes.into_iter().map(|outcome| outcome.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
+    /// Handles the events of one lane. Adds what happens to `total` as it goes, so a timeout keeps
+    /// it.
     async fn run(&self, lane: &LaneKey, events: &[Arc<Event>], total: &Mutex<LaneOutcome>) -> Result<(), TermEnded> {
         let (committed, collections) = (self.committed.clone(), self.collections.clone());
         let documents = Arc::new(Overlay { lane: lane.clone(), committed, collections, written: Mutex::default() });
@@ -513,7 +516,8 @@ mod tests {
         assert_eq!((shortage.handled, shortage.stopped, shortage.failed, shortage.rejection), (1, 2, 0, None));
     }
 
-    /// Two documents of some 1,000 bytes fit. A lane without room ends, and no further lane begins.
+    /// Two documents of about 1,000 bytes fit. A lane without room ends, and no further lane
+    /// begins.
     #[tokio::test]
     async fn the_bytes_that_a_dry_run_writes_are_bounded() {
         let report = dry_run(&[("large", Behaviour::Write)], &[], &["large"; 100]).await;

@@ -93,6 +93,7 @@ impl RunQueue {
         }
     }
 
+    /// The loop of one thread: takes a task, polls it once, and charges its tenant.
     fn work(&self) {
         let (mut finished, mut clock) = (None, thread_cpu());
         while let Some((grant, task, was_idle)) = self.next(finished.take()) {

@@ -72,6 +72,7 @@ impl OpenSource for Native {
     }
 }
 
+/// The prepared statements of a reader's session.
 struct ReadStatements {
     head: Statement,
     narrow: Statement,
@@ -121,6 +122,8 @@ impl NativeSession {
         Ok(row.get::<_, &str>(0).parse()?)
     }
 
+    /// The page after a progress: in the narrow form if the difference is small, otherwise in the
+    /// wide form.
     async fn read_page(&mut self, after: &Progress, limit: Limit) -> Result<Page, SourceError> {
         let limit = Limit { events: limit.events.max(1), ..limit };
         if let Some(rest) = after.remainder() {
@@ -161,6 +164,7 @@ impl NativeSession {
         Ok(floor.unwrap_or(i64::MAX))
     }
 
+    /// The number of events that follow a progress, at most `limit`.
     async fn read_lag(&self, tenant: Option<&TenantId>, from: &Progress, limit: usize) -> Result<usize, SourceError> {
         let (binds, limit) = (ProgressBinds::of(from), i64::try_from(limit).unwrap_or(i64::MAX));
         let ProgressBinds { seen, to, last, .. } = &binds;
@@ -333,6 +337,8 @@ impl TextCache {
         Ok(EventsRead { events, cut: false })
     }
 
+    /// An event from its row. Its data is deferred if the row has none, because it exceeds `inline`
+    /// bytes.
     fn event(&mut self, row: &Row, inline: usize) -> Result<Event, SourceError> {
         let position = row.get(0);
         let recorded_at: std::time::SystemTime = row.get(6);
@@ -372,6 +378,7 @@ impl TextCache {
         })
     }
 
+    /// The shared string that equals this text.
     fn shared(&mut self, text: &str) -> Arc<str> {
         if let Some(cached) = self.texts.get(text) {
             return cached.clone();

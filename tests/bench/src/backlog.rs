@@ -1,9 +1,9 @@
-//! Backlogs: many events of one tenant, appended at once.
+//! Backlogs: many events of one tenant, appended in large statements.
 
 use anyhow::Context;
 use sandmill::db::Session;
 
-/// Events of one append.
+/// Maximum number of events of one append.
 const CHUNK: usize = 500;
 /// Bytes of one append, unless one event has more.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -19,7 +19,7 @@ pub async fn append(session: &Session, tenant: &str, streams: usize, data: &str,
     Ok(())
 }
 
-/// Appends `count` events with the same data to one stream, at once.
+/// Appends `count` events with the same data to one stream, in one statement.
 pub async fn append_to(session: &Session, tenant: &str, stream: &str, data: &str, count: usize) -> anyhow::Result<()> {
     let (types, data) = (vec!["Worked"; count], vec![data; count]);
     let sql = "select count(*) from sandmill.append($1, $2, $3, $4::text[]::json[])";

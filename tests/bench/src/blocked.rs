@@ -29,7 +29,7 @@ const LANES: i64 = 60_000;
 const MESSAGE: usize = 900;
 /// Length of the measurement of the idle host.
 const ALONE: Duration = Duration::from_secs(10);
-/// Length of the measurement beside quiet tenants, and their appends a second.
+/// Length of the measurement beside quiet tenants, and their appends per second.
 const MEASURED: Duration = Duration::from_secs(15);
 const RATE: u32 = 50;
 

@@ -1,5 +1,5 @@
-//! 200,000 mixed events of 10,000 carts and 100 tenants. Nearly every event of a page changes
-//! another document, which is the worst case for writing.
+//! Carts: 200,000 mixed events of 10,000 carts and 100 tenants. Nearly every event of a page
+//! changes another document, which is the worst case for writing.
 //!
 //! The plugin `cart-summary`, the same fold as native code, a hand-written loop, and reading alone
 //! take turns. Their documents must be equal.
@@ -18,7 +18,7 @@ const PART: &str = "carts";
 pub const COLLECTION: &str = "cart_summary";
 const TENANTS: usize = 100;
 
-/// Measures the events a second of each candidate, and their ratios.
+/// Measures the events per second of each candidate, and their ratios.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = load(world, "carts").await?;
     let events = database.events().await?;

@@ -45,12 +45,13 @@ const BACKLOG: usize = 20_000;
 const SLOW_EVENT: Duration = Duration::from_millis(5);
 /// Interval between two events of the slow tenant, after its backlog.
 const GROWTH: Duration = Duration::from_millis(20);
-/// Appends a second of the others.
+/// Appends per second of the other tenants.
 const OTHERS: u32 = 50;
-/// Length of each measurement of the others.
+/// Length of each measurement of the other tenants.
 const MEASURED: Duration = Duration::from_secs(30);
 
-/// Measures the others' latency before, beside and after it, the time to catch up, and memory.
+/// Measures the other tenants' latency before, beside and after the slow one, its time to catch up,
+/// and memory.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("detach").await?;
     let slow = Arc::new(AtomicBool::new(true));
@@ -185,7 +186,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Adds an event, by FNV-1a that continues from the previous event.
+    /// Adds an event. The hash is FNV-1a, continued from the previous event.
     fn push(&mut self, id: &str) {
         self.count += 1;
         for byte in id.bytes() {

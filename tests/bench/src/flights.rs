@@ -20,7 +20,7 @@ const AGAIN: &str = "insert into sandmill.events (tenant, stream, version, type,
   from generate_series(1, 15) year, sandmill.events e join sandmill.streams s using (tenant, stream)
   order by year, e.position";
 
-/// Measures the events a second of each plugin, the host's memory, and statements.
+/// Measures the events per second of each plugin, the host's memory, and the number of statements.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = load(world).await?;
     for name in ["route-performance", "plane-log"] {

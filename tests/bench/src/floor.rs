@@ -1,4 +1,4 @@
-//! A hand-written loop for one projection, the lower bound that the host is compared with.
+//! A hand-written loop for one projection: the lower bound with which the host is compared.
 //!
 //! A reader, a fold with everything in memory, and a writer run concurrently. The writer upserts a
 //! batch's documents and its checkpoint in one transaction. The loop has no fence, no lanes, no

@@ -68,8 +68,8 @@ struct Runs {
     statements: Vec<f64>,
 }
 
-/// Measures a plugin as users run it, including the start: events a second, the host's memory, and
-/// statements. Binaries take turns.
+/// Measures a plugin as users run it, including the start: events per second, the host's memory,
+/// and the number of statements. Binaries take turns.
 pub async fn compare_binaries(
     world: &World,
     database: &Database,

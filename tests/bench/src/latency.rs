@@ -13,7 +13,7 @@ use crate::{
 };
 
 const PART: &str = "latency";
-/// Appends a second, and the length of each round.
+/// Appends per second, with the length of a round.
 const LOADS: [(u32, Duration); 2] = [(20, Duration::from_secs(10)), (500, Duration::from_secs(5))];
 
 /// Measures the milliseconds from the moment when an append was due until a poller has seen its

@@ -34,7 +34,7 @@ const PART: &str = "neighbours";
 pub const PLUGIN: &str = "scripted";
 /// See [`PLUGIN`].
 pub const COLLECTION: &str = "scripted_log";
-/// Number of quiet tenants, and the appends a second of all of them.
+/// Number of quiet tenants, and the appends per second of all of them together.
 const TENANTS: u64 = 50;
 const RATE: u32 = 250;
 /// Numbers of hogs.
@@ -135,7 +135,7 @@ async fn cell(
     beside: Option<(Kind, usize)>,
 ) -> anyhow::Result<Cell> {
     let database = world.database(PART).await?;
-    let wire = matches!(beside, Some((Kind::SlowReads, _))).then(|| SlowWire::lay(world)).transpose()?;
+    let wire = matches!(beside, Some((Kind::SlowReads, _))).then(|| SlowWire::open(world)).transpose()?;
     let address = wire.as_ref().map_or_else(|| database.address.clone(), |wire| wire.address(PART));
     let process = start(world, &database, &address, &[]).await?;
     let quiet = OpenLoop::new(&database, COLLECTION, TENANTS).await?;

@@ -28,7 +28,7 @@ use crate::{
 };
 
 const PART: &str = "soak";
-/// Number of quiet tenants, and the appends a second of all of them.
+/// Number of quiet tenants, and the appends per second of all of them together.
 const TENANTS: u64 = 50;
 const RATE: u32 = 100;
 const HOGS: usize = 10;

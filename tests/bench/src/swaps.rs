@@ -1,11 +1,11 @@
-//! Swaps of plugin versions while 50 tenants append 5,000 events a second, with broken files in
-//! between; and the start of a host with a hundred plugins.
+//! Swaps of plugin versions while 50 tenants append 5,000 events per second, with broken files in
+//! between. Also the start of a host with a hundred plugins.
 //!
-//! A gap is the time from the moment when the file has its name until the new version begins a call
-//! that handles an event. It is measured for versions that were compiled before and for new ones.
-//! The latency of documents is measured as well, for this processor and for another one beside it.
-//! At the end every stream is compared with the log, and its number of versions with the number of
-//! swaps.
+//! A *gap* is the time from the moment when the new file has its name until the new version begins
+//! a call that handles an event. It is measured for versions that were compiled before and for new
+//! ones. The latency of documents is measured as well, for this processor and for another one
+//! beside it. At the end every stream is compared with the log, and its number of versions with the
+//! number of swaps.
 
 use std::{
     path::Path,
@@ -34,8 +34,8 @@ const COLLECTION: &str = "scripted_log";
 const OTHER: &str = "scripted-by-stream";
 const OTHERS_COLLECTION: &str = "scripted_stream_log";
 const TENANTS: u64 = 50;
-/// Of 5,000 events a second, those whose documents are measured, for each of the two processors,
-/// and all others.
+/// Events per second whose documents are measured, for each of the two processors, and all other
+/// events per second.
 const WAITED_FOR: u32 = 250;
 const IN_BULK: usize = 4_500;
 /// Interval between two appends in bulk.
@@ -228,7 +228,7 @@ async fn bulk(session: Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The most changes of the version in one stream.
+/// The maximum number of version changes in one stream.
 async fn changes(database: &Database) -> anyhow::Result<usize> {
     let sql =
         format!("select coalesce(max(json_array_length(data::json->'versions')), 1) - 1 from {}", view(COLLECTION));
@@ -242,7 +242,7 @@ pub async fn hundred(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let folder = world.scratch("hundred")?;
     let as_built = std::fs::read(world.plugin(PLUGIN)?)?;
     for number in 0..HUNDRED {
-        // Each plugin is a tenant's own, so it becomes a processor of its own.
+        // Each plugin is a tenant's own, so it becomes a separate processor.
         let own = folder.join(format!("t{number:03}"));
         std::fs::create_dir(&own)?;
         std::fs::write(own.join(format!("{PLUGIN}.wasm")), version(&as_built, &unseen("H", number)?)?)?;

@@ -1,4 +1,4 @@
-//! The surroundings of all benchmarks: the private server, the plugins, the binaries, and the
+//! The environment of all benchmarks: the private server, the plugins, the binaries, and the
 //! databases.
 
 use std::{
@@ -31,7 +31,7 @@ const SETTINGS: [(&str, &str); 5] = [
 /// File name of the server's socket.
 pub const SOCKET: &str = ".s.PGSQL.5432";
 
-/// The surroundings of all measurements.
+/// The environment of all measurements.
 pub struct World {
     server: Option<Embedded>,
     plugins: PathBuf,
@@ -47,7 +47,7 @@ pub struct World {
 }
 
 impl World {
-    /// Starts the server, if it is needed, and finds everything else.
+    /// Starts the server, if it is needed, and finds the plugins and binaries.
     pub async fn new(arguments: &Arguments, needs_server: bool) -> anyhow::Result<World> {
         let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("sandmill"));
         let binary = arguments.sandmill.clone().map_or_else(beside, Ok)?;

@@ -56,8 +56,8 @@ async fn events_that_were_inserted_between_a_restore_and_reanchoring_are_handled
     }
 
     session.batch_execute(&insert("acme", "plane-1", "FlightFlown")).await.unwrap();
-    // In a subtransaction and twice on the same stream, so only the rows' writers show that they
-    // are new.
+    // In a subtransaction and twice on the same stream, so that only the transactions that wrote
+    // the rows show that these are new.
     for _ in 0..2 {
         let nested = format!("begin; savepoint s; {}; release s; commit", insert("globex", "plane-1", "FlightFlown"));
         session.batch_execute(&nested).await.unwrap();

@@ -53,7 +53,7 @@ async fn a_check_exits_with_6_if_something_needs_attention() {
     database.scripted_settles(&["later retrying plugin:busy"]).await;
     until_checks_exit(&database, "a lane retries", OK, OK).await;
 
-    // A file that the host refuses.
+    // A file that the host rejects.
     place(folder.path(), "empty.wasm", b"");
     until_checks_exit(&database, "a file is rejected", NEEDS_ATTENTION, OK).await;
     let status = stdout(&run(address, &["status"]).await);

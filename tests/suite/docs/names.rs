@@ -48,7 +48,7 @@ fn spans(text: &str) -> Vec<(usize, String)> {
     paragraphs.iter().flat_map(of).collect()
 }
 
-/// The spans of all pages that are not as they should be, with the reason.
+/// The spans of all pages that fail a check, with the reason.
 fn offences(check: impl Fn(&str) -> Result<(), String>) -> Vec<String> {
     let mut offences = Vec::new();
     for (name, text) in pages() {
@@ -146,7 +146,7 @@ fn each_make_target_in_prose_exists() {
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
 
-/// Whether a path below a folder of sources names a module, or a thing in one.
+/// Whether a path below a folder of sources names a module, or an item in one.
 fn is_in(folder: &str, path: &str) -> bool {
     let segments: Vec<&str> = path.split("::").collect();
     let file = |segments: &[&str]| -> Option<PathBuf> {

@@ -9,13 +9,13 @@ fn text(file: &str) -> String {
     std::fs::read_to_string(root().join("docs").join(file)).unwrap()
 }
 
-/// Asserts that the command line takes these arguments.
+/// Asserts that the command line accepts these arguments.
 fn assert_taken(arguments: &str) {
     let output = sandmill("").args(arguments.split_whitespace()).arg("--help").output().unwrap();
     assert!(output.status.success(), "{arguments}: {}", stderr(&output));
 }
 
-/// Asserts that these variables are settings with values that a host takes.
+/// Asserts that these variables are settings with values that a host accepts.
 fn assert_settings(variables: &[(&str, &str)]) {
     let mut command = sandmill("host=localhost");
     let output = command.envs(variables.iter().copied()).args(["config", "print", "--json"]).output().unwrap();
@@ -42,7 +42,7 @@ fn the_unit_runs_a_command_that_exists_with_settings_that_exist() {
 fn systemd_finds_no_fault_in_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sandmill.service");
-    // It looks for the program.
+    // systemd checks that the program exists.
     let unit = text("sandmill.service").replace("/usr/local/bin/sandmill", binary().to_str().unwrap());
     std::fs::write(&file, unit).unwrap();
     match Command::new("systemd-analyze").arg("verify").arg(&file).output() {

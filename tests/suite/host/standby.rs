@@ -1,5 +1,5 @@
-// A standby host: it changes nothing while another host works, and takes over when that one is
-// gone, no matter how.
+// A standby host. It changes nothing while another host works, and takes over when that host is
+// gone, no matter how it ended.
 
 use sandmill::{
     cluster::host_lock::{self, HostLock},
@@ -21,7 +21,7 @@ use serde_json::json;
 use super::footprint;
 
 const STANDS_BY: &str = "standing by: another host is running on this database (database session ";
-const IS_UNREACHABLE: &str = "standing by: cannot connect to the database: ";
+const CANNOT_CONNECT: &str = "standing by: cannot connect to the database: ";
 
 /// Waits until a host has logged this.
 async fn logged(host: &Process, what: &str) {
@@ -92,8 +92,8 @@ async fn a_host_stands_by_while_the_database_is_unreachable() {
     logged(&stays, STANDS_BY).await;
     logged(&ends, STANDS_BY).await;
     server.crash().await.unwrap();
-    logged(&stays, IS_UNREACHABLE).await;
-    logged(&ends, IS_UNREACHABLE).await;
+    logged(&stays, CANNOT_CONNECT).await;
+    logged(&ends, CANNOT_CONNECT).await;
     assert_eq!(ends.end().await, Some(0));
     // The holder has lost its session and does not take the lock again.
     server.start_again().await.unwrap();

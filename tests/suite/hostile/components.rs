@@ -21,7 +21,7 @@ pub(super) fn all() -> Vec<Component> {
     // Grown only for the hostile tenant, as initial memory would burden all tenants.
     let grow = "(drop (memory.grow (i32.const 959)))";
     // An answer with `count` changes. The list is at 64 KiB, each entry has 28 bytes, and an entry
-    // of zeros is a put of three empty texts.
+    // of zeros is a put of three empty strings.
     let answer = |count: u32| {
         format!("(i32.store (i32.const 4096) (i32.const 65536)) (i32.store (i32.const 4100) (i32.const {count}))")
     };
@@ -111,7 +111,7 @@ pub(super) fn all() -> Vec<Component> {
 }
 
 /// Files that are rejected: name, bytes, and part of the host's message.
-pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+pub(super) fn rejected() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let describing = |body: &str| handmade::plugin(&format!("(func $describe {body})"));
     vec![
         ("never-describes", describing("(loop br 0)"), "`describe` failed: cpu-limit: computed for more than "),

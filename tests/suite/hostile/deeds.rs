@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// A tenant whose guest is hostile.
 pub(super) struct Deed {
     pub(super) tenant: &'static str,
-    /// The guest that carries it out.
+    /// The guest that performs the deed.
     pub(super) guest: &'static str,
     pub(super) script: Value,
     pub(super) fate: Fate,
@@ -66,7 +66,7 @@ pub(super) fn secret(tenant: &str) -> String {
     format!("SECRET-{tenant};")
 }
 
-/// An error on several lines, as a language's runtime prints it.
+/// An error message of several lines, as a language's runtime prints it.
 fn trace(tenant: &str) -> String {
     format!("Trace:\n  {}", secret(tenant))
 }

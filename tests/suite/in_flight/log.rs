@@ -11,7 +11,7 @@ use sandmill::model::{
 pub(super) const LANES: usize = 4;
 pub(super) const STREAMS: usize = 2;
 
-/// Lanes by number. Each is a tenant of its own.
+/// Lanes by number. Each belongs to a different tenant.
 pub(super) const FIRST: usize = 0;
 pub(super) const SECOND: usize = 1;
 pub(super) const THIRD: usize = 2;

@@ -56,19 +56,19 @@ pub(super) struct Database {
     pub(super) rows: BTreeMap<LaneKey, LaneCheckpoint>,
     pub(super) handled: BTreeMap<LaneKey, Vec<i64>>,
     pub(super) shed: BTreeMap<LaneKey, BTreeSet<i64>>,
-    /// Positions of all events that it has refused.
-    pub(super) refused: BTreeSet<i64>,
+    /// Positions of all events that it has rejected.
+    pub(super) rejected: BTreeSet<i64>,
 }
 
 impl Database {
-    /// Commits a plan, or refuses it because of a poisoned event.
+    /// Commits a plan, or rejects it because of a poisoned event.
     pub(super) fn commit(&mut self, plan: &CommitPlan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
         assert_eq!(plan.from, self.cursor, "the plan starts from the stored cursor");
         let handled = plan.results.iter().filter(|(_, handled)| !handled.shed);
         let positions = handled.flat_map(|(_, handled)| &handled.positions);
-        let refused: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
-        if !refused.is_empty() {
-            self.refused.extend(refused);
+        let rejected: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
+        if !rejected.is_empty() {
+            self.rejected.extend(rejected);
             return Err(());
         }
         for (key, row) in &plan.left {
@@ -85,9 +85,9 @@ impl Database {
         let blocked =
             plan.left.iter().map(|(key, row)| (key, row)).chain(plan.moved.iter().map(|(key, _, row)| (key, row)));
         for (key, row) in blocked {
-            let refused = matches!(&row.state, LaneState::Blocked(reason) if reason.class == "refused-commit");
-            let named = row.event_position.is_some_and(|position| self.refused.contains(&position));
-            assert!(named || !refused, "{key} blames an event that was never refused: {row:?}");
+            let rejected = matches!(&row.state, LaneState::Blocked(reason) if reason.class == "refused-commit");
+            let named = row.event_position.is_some_and(|position| self.rejected.contains(&position));
+            assert!(named || !rejected, "{key} blames an event that was never rejected: {row:?}");
         }
         for (key, handled) in &plan.results {
             if handled.shed {
@@ -130,7 +130,7 @@ impl Database {
     }
 }
 
-/// The host: its tracker, and everything under way.
+/// The host: its tracker, and the work under way.
 pub(super) struct Host {
     pub(super) in_flight: InFlight<Handled>,
     pub(super) running: Vec<(LaneKey, LaneWork)>,
@@ -142,6 +142,7 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// Starts a host from the state of the database, as at the beginning of a term.
     pub(super) fn start(database: &Database, bounds: InFlightBounds) -> Self {
         Host {
             in_flight: InFlight::new(
@@ -216,13 +217,14 @@ impl World {
         World::bounded(BOUNDS)
     }
 
+    /// A world with an empty log, and with these bounds of the tracker.
     pub(super) fn bounded(bounds: InFlightBounds) -> Self {
         let database = Database {
             cursor: Progress::at(Snapshot::nothing()),
             rows: BTreeMap::new(),
             handled: BTreeMap::new(),
             shed: BTreeMap::new(),
-            refused: BTreeSet::new(),
+            rejected: BTreeSet::new(),
         };
         let host = Host::start(&database, bounds);
         let log = Log { next_xid: 3, ..Log::default() };
@@ -237,6 +239,7 @@ impl World {
         }
     }
 
+    /// Reads the next page of at most `limit` events, and dispatches it.
     pub(super) fn dispatch(&mut self, limit: usize) {
         if self.host.in_flight.pages_open() >= 4 || self.host.in_flight.full().is_some() {
             return;
@@ -466,7 +469,7 @@ impl World {
         panic!("work never ends; rows {:?}", self.database.rows);
     }
 
-    /// Stops refusing events, and resumes all lanes.
+    /// Stops rejecting events, and resumes all lanes.
     pub(super) fn cure(&mut self) {
         self.poison.clear();
         for (key, row) in &mut self.database.rows {
@@ -475,6 +478,7 @@ impl World {
         }
     }
 
+    /// Checks the state in which nothing is left to do: only lanes at poisoned events are behind.
     pub(super) fn check_end(&self) {
         self.database.check(&self.log);
         assert_eq!(self.host.in_flight.ready(self.now), None, "a lane with work stands still");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Characters that control a terminal, end a line or reorder text, beside harmless ones.
 pub(super) const WORDS: &str =
     "é \u{1b}[2J\u{1b}]0;owned\u{7} \u{9b}31m\u{85} \u{202e}gnp\u{2066}\u{200f} \u{2028}\u{2029}\r\u{7f}x";
-/// A line and fields that imitate the host's, for messages.
+/// A message that imitates a log line of the host with its fields.
 pub(super) const FORGED: &str = "said\n2026-01-01T00:00:00Z  INFO processor=\"red\" tenant=\"quiet\" forged";
 
 async fn run(database: &Database, arguments: &[&str]) -> Output {
@@ -27,8 +27,8 @@ pub(super) fn assert_harmless(what: &str, text: &str) {
     assert!(found.is_empty(), "{what} has {found:?}:\n{}", text.escape_debug());
 }
 
-/// A database in which every name and message that an application may choose holds [`WORDS`], and
-/// plugins that repeat them.
+/// A database in which every name and message that an application may choose contains [`WORDS`],
+/// and plugins that repeat them.
 pub(super) async fn with_words_everywhere() -> (Database, tempfile::TempDir) {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();

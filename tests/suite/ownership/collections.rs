@@ -107,9 +107,9 @@ async fn a_collection_name_that_one_tenant_uses_is_free_for_all_others() {
     host.stop().await;
 }
 
-/// Its tables would fill the lock table that all transactions share.
+/// The plugin's tables would fill the lock table that all transactions share.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_lists_thousands_of_collections_is_refused_before_any_is_made() {
+async fn a_plugin_that_lists_thousands_of_collections_is_rejected_before_any_is_made() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let names = |count: usize| (0..count).map(|number| format!("hoard_{number}")).collect::<Vec<_>>();
@@ -150,13 +150,13 @@ async fn a_tenants_collections_are_bounded_over_all_its_plugins() {
     assert_eq!(
         rows(&database, sql).await,
         ["(acme,3)", "(globex,3)", "(rich,6)"],
-        "a refused plugin leaves nothing behind"
+        "a rejected plugin leaves nothing behind"
     );
     assert_eq!(tables(&database).await.len(), 12);
     host.stop().await;
 }
 
-/// This holds also with another default isolation level of the database.
+/// The bound also holds with another default isolation level of the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_registrations_do_not_exceed_their_tenants_bound() {
     let database = database().await;

@@ -1,5 +1,5 @@
-// An id belongs to one processor: ids that were once spelled alike, rows of another owner, and
-// names that PostgreSQL cuts.
+// Ids, each of which belongs to one processor: ids that were once written alike, rows of another
+// owner, and names that PostgreSQL cuts.
 
 use sandmill_tests::{
     database,
@@ -105,10 +105,10 @@ async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenan
 
 /// A processor does not continue a row of another tenant or of another kind.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_with_a_row_of_another_owner_is_refused_and_the_row_is_unchanged() {
+async fn an_id_with_a_row_of_another_owner_is_rejected_and_the_row_is_unchanged() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    // Rows that a later host or a person may write.
+    // Rows that a later version of the host or a person may write.
     let row = "alter table sandmill.processors drop constraint processors_parts_check, drop constraint processors_kind_check;
                insert into sandmill.processors (id, kind, family, tenant, plugin, digest, version, partition_by, read_model_version)
                values ('acme/scripted', 'projector', 'scripted', 'mallory-the-tenant', 'p', 'd', 'v', 'tenant', 1),

@@ -1,4 +1,5 @@
-// Removal of a processor: what is deleted, what is kept, and who may own it afterwards.
+// Removal of a processor: the rows that are deleted, the documents that are kept, and the plugins
+// that may own these afterwards.
 
 use sandmill_tests::{
     database,

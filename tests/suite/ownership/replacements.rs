@@ -53,7 +53,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
     append("globex", 2).await;
     until_counts(&database, 2, 0).await;
 
-    // A refused file replaces nothing.
+    // A rejected file replaces nothing.
     give(folder.path(), "acme", "x", b"no component");
     until_error(folder.path(), "acme/x", "").await;
     append("acme", 1).await;
@@ -96,7 +96,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
     // Lanes that a person resumes still wait.
     run(&database, &["resume", "scripted", "--tenant", "acme"]).await.unwrap();
 
-    // It stays in place after a swap and after a refused file.
+    // Acme's own processor stays in place after a swap and after a rejected file.
     give(folder.path(), "acme", "x", &version("scripted", GOOD[3]));
     until_event(&database, "swapped", 1).await;
     give(folder.path(), "acme", "x", b"no component");
@@ -141,7 +141,7 @@ async fn blocked_lanes_of_the_shared_processor_wait_for_the_tenants_own_one() {
 }
 
 /// At a start the shared processor gets none of the tenant's events: neither while the tenant's
-/// file is compiled, nor if it is refused and the version that ran last runs in its place.
+/// file is compiled, nor if it is rejected and the version that ran last runs in its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_leaves_the_tenants_own_processor_in_place() {
     let database = database().await;

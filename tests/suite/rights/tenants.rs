@@ -127,7 +127,7 @@ async fn a_role_that_may_read_several_tenants_chooses_one() {
     migrate(&database, &["--revoke-read", "many_portals", "--tenant", "globex"]).await;
     choose(&app, "").await;
     assert_eq!(reads(&app, "scripted_log").await, only("acme", 1));
-    // A grant for all tenants, and its revocation with all grants for single ones.
+    // A grant for all tenants, and its revocation together with all grants for individual ones.
     migrate(&database, &["--grant-read", "many_portals"]).await;
     choose(&app, "initech").await;
     assert_eq!(reads(&app, "scripted_log").await, Ok(vec![]), "a role that reads all documents may choose any tenant");

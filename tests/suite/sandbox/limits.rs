@@ -1,4 +1,4 @@
-// Each limit of the sandbox, reached: the refusal, its class, and its count.
+// Each limit of the sandbox: a call or file that exceeds it fails with its class, and is counted.
 
 use std::{
     sync::{
@@ -73,7 +73,7 @@ async fn a_call_over_a_limit_is_refused_with_its_class_and_counted() {
 }
 
 #[tokio::test]
-async fn a_document_nested_deeper_than_the_limit_is_refused() {
+async fn a_document_nested_deeper_than_the_limit_is_rejected() {
     let sandbox = sandbox(Limits { json_depth: 1, instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     assert!(call(&plugin, "t", "lane", json!({})).await.is_ok());

@@ -1,4 +1,4 @@
-//! Limits of one tenant over all plugins (memory, concurrent calls), and refusals by tenant.
+//! Limits of one tenant over all plugins (memory, concurrent calls), and failed calls by tenant.
 
 use std::sync::Arc;
 

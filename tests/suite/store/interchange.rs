@@ -62,7 +62,7 @@ async fn invalid_inputs_are_rejected_with_the_reason_and_a_byte_order_mark_is_ac
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     let good = r#"{"tenant":"t","stream":"s","type":"T","data":1}"#;
-    // A parser that reads fields by position would take this for an event.
+    // A parser that reads fields by position would mistake this for an event.
     let array = r#"["t","s","T",null,null,{},null]"#;
     for (input, message) in [
         (format!("{good}\n{array}\n").into_bytes(), "line 2: the line is a JSON array; write one object on each line"),

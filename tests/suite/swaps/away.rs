@@ -1,4 +1,4 @@
-// A plugins folder on a volume that is unmounted for a while: its plugins return as they were.
+// A plugins folder on a volume that is unmounted for a while. Its plugins return as they were.
 
 use std::path::PathBuf;
 

@@ -28,7 +28,7 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
 
     put(folder.path(), TRAPPING[4]);
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
-    // The version is refused at a start too.
+    // The version is rejected at a start too.
     host.stop().await;
     append(&database, "s", 1).await;
     fs::remove_file(folder.path().join("scripted.wasm.error")).unwrap();

@@ -10,7 +10,8 @@ use super::{retained::until_retained, *};
 struct Compiler(tempfile::TempDir);
 
 impl Compiler {
-    /// In the script, `$here` is the compiler's folder and `$size` the size of the component.
+    /// A compiler that runs these commands first. In them, `$here` is the compiler's folder and
+    /// `$size` the size of the component.
     fn that(does: &str) -> Compiler {
         let here = tempfile::tempdir().unwrap();
         let (path, sandmill) = (here.path().display().to_string(), binary().display().to_string());
@@ -73,7 +74,7 @@ async fn a_plugin_starts_while_another_one_is_compiled() {
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
     until_versions(&database, "s", &[(GOOD[1], 1)]).await;
-    // A version that is added meanwhile does not wait either.
+    // A version that is added in the meantime does not wait either.
     put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 1).await;
@@ -119,7 +120,7 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     let why = "claims the processor id scripted, which b.wasm already has";
     until_error(folder.path(), "a-large", Some(why)).await;
     host.stop().await;
-    // With cached code both are ready at once; also in a database where neither ran before.
+    // With cached code both are ready immediately, even in a database where neither ran before.
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
@@ -134,7 +135,7 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
 
 /// A file whose compiler is killed or times out waits and is compiled later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_not_refused_because_its_compiler_was_killed() {
+async fn a_file_is_not_rejected_because_its_compiler_was_killed() {
     for (ends, seconds, why) in [
         ("kill -9 $$", 120, "the system killed its compiler (SIGKILL)"),
         ("exec /bin/sleep 3600", 3, "was not done after 12 s"),

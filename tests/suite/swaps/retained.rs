@@ -89,7 +89,7 @@ async fn a_version_is_rolled_back_on_a_host_that_never_ran_the_previous_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stored_bytes_that_were_altered_are_refused() {
+async fn stored_bytes_that_were_altered_are_rejected() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -99,7 +99,7 @@ async fn stored_bytes_that_were_altered_are_refused() {
     let other = version("scripted", GOOD[9]);
     session.execute("update sandmill.components set bytes = $1", &[&other]).await.unwrap();
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
-    // They are refused even though the compiled code of the true bytes is cached.
+    // They are rejected even though the compiled code of the true bytes is cached.
     let host = Host::start_in(&database, folder.path(), &[]);
     let why = "cannot run either: its stored bytes were altered";
     until_error(folder.path(), "scripted", Some(why)).await;

@@ -1,10 +1,10 @@
-// Starts of a host after refusals, rollbacks and crashes.
+// Starts of a host after rejections, rollbacks and crashes.
 
 use super::*;
 
 /// At a start, the version that ran last replaces a file that was rolled back or is broken.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_version_that_ran_last_runs_if_the_file_is_refused_at_a_start() {
+async fn the_version_that_ran_last_runs_if_the_file_is_rejected_at_a_start() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;

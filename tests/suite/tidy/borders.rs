@@ -65,7 +65,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "sandbox",
             "scheduler",
             "source",
-            // A host refuses to start on a database whose xids are another cluster's.
+            // A host does not start on a database whose xids are another cluster's.
             "store::anchor",
             // The events of a plugin test have the format of an import.
             "store::import",
@@ -81,7 +81,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model::nearest",
             "plugins::config",
             "processor::Config",
-            // The settings check the least number of connections that a host needs.
+            // The settings check the minimum number of connections of a host.
             "processor::connections",
             "processor::pressure",
             "sandbox::Limits",
@@ -299,6 +299,7 @@ pub(super) fn offences(path: &str, source: &str, used: &mut BTreeSet<(String, St
     found
 }
 
+/// The offence of a path that names a room which its own room may not name, if it is one.
 fn border(room: &str, named: &Named, used: &mut BTreeSet<(String, String)>) -> Option<String> {
     let [first, path @ ..] = &named.path[..] else { return None };
     if first != "crate" || path.first().is_none_or(|target| target == room) {
@@ -321,6 +322,7 @@ fn border(room: &str, named: &Named, used: &mut BTreeSet<(String, String)>) -> O
     ))
 }
 
+/// The offence of a path that names a crate outside the rooms that may use it, if it is one.
 fn dependency(room: &str, named: &Named) -> Option<String> {
     let (name, rooms, why) = CRATES.iter().find(|(name, _, _)| named.path[0] == *name)?;
     (!rooms.contains(&room)).then(|| {
@@ -328,12 +330,14 @@ fn dependency(room: &str, named: &Named) -> Option<String> {
     })
 }
 
+/// The offence of a path that names a function outside the rooms that may use it, if it is one.
 fn deed(room: &str, named: &Named) -> Option<String> {
     let (deed, _, why) =
         DEEDS.iter().find(|(deed, rooms, _)| below(&named.path, deed) && !named.test && !rooms.contains(&room))?;
     Some(format!("`{room}` may not use `{deed}`: {why}"))
 }
 
+/// The offence of a path in a pure module that names something impure, if it is one.
 fn impurity(module: &[String], named: &Named) -> Option<String> {
     let pure = PURE.iter().find(|pure| below(module, pure))?;
     let what = IMPURE.iter().find(|impure| below(&named.path, impure))?;

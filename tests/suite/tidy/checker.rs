@@ -22,7 +22,7 @@ fn paths(source: &str, module: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_refused(path: &str, source: &str, words: &str) {
+fn assert_rejected(path: &str, source: &str, words: &str) {
     let found = offences(path, source);
     assert!(found.iter().any(|(_, offence)| offence.contains(words)), "{source}: {found:?}");
 }
@@ -79,57 +79,57 @@ fn lines_are_counted_through_literals() {
 
 #[test]
 fn a_room_may_name_only_the_rooms_in_its_line() {
-    assert_refused("model/event.rs", "use crate::db::Db;", "`model` may not name `crate::db::Db`");
-    assert_refused("sandbox/engine.rs", "fn f() { crate::processor::retry::now() }", "`sandbox` may not name");
-    assert_refused("sandbox/engine.rs", "use super::super::processor::retry;", "`sandbox` may not name");
-    assert_refused(
+    assert_rejected("model/event.rs", "use crate::db::Db;", "`model` may not name `crate::db::Db`");
+    assert_rejected("sandbox/engine.rs", "fn f() { crate::processor::retry::now() }", "`sandbox` may not name");
+    assert_rejected("sandbox/engine.rs", "use super::super::processor::retry;", "`sandbox` may not name");
+    assert_rejected(
         "processor/lane.rs",
         "use crate::{model::ids, sandbox::{Plugin, Limits}};",
         "crate::sandbox::Plugin",
     );
-    assert_refused("attic/chest.rs", "use crate::model::ids;", "`attic` is not known");
+    assert_rejected("attic/chest.rs", "use crate::model::ids;", "`attic` is not known");
     assert_fine("processor/lane.rs", "use crate::{model::ids::LaneKey, processor::retry, supervisor::Stop};");
     assert_fine("main.rs", "fn main() { sandmill::cli::main() }");
-    assert_refused("main.rs", "fn main() { sandmill::app::run() }", "`main` may not name `crate::app::run`");
+    assert_rejected("main.rs", "fn main() { sandmill::app::run() }", "`main` may not name `crate::app::run`");
 }
 
 #[test]
 fn a_room_may_be_imported_for_one_allowed_item() {
     let config = "use crate::scheduler;\npub struct Config { pub scheduler: scheduler::Config }";
     assert_fine("config.rs", config);
-    assert_refused("config.rs", "use crate::scheduler;\nfn f() { scheduler::start() }", "crate::scheduler::start");
-    assert_refused("config.rs", "use crate::scheduler::*;", "`config` may not name `crate::scheduler`");
+    assert_rejected("config.rs", "use crate::scheduler;\nfn f() { scheduler::start() }", "crate::scheduler::start");
+    assert_rejected("config.rs", "use crate::scheduler::*;", "`config` may not name `crate::scheduler`");
 }
 
 #[test]
 fn dependencies_stay_in_their_rooms() {
-    assert_refused("processor/lane.rs", "use wasmtime::Store;", "the crate `wasmtime`");
-    assert_refused("store/list.rs", "fn f(e: tokio_postgres::Error) {}", "the crate `tokio_postgres`");
-    assert_refused("cli/run.rs", "use ::wit_component::ComponentEncoder as E;", "the crate `wit_component`");
-    assert_refused("cli/run.rs", "use axum::Router;", "the crate `axum`");
+    assert_rejected("processor/lane.rs", "use wasmtime::Store;", "the crate `wasmtime`");
+    assert_rejected("store/list.rs", "fn f(e: tokio_postgres::Error) {}", "the crate `tokio_postgres`");
+    assert_rejected("cli/run.rs", "use ::wit_component::ComponentEncoder as E;", "the crate `wit_component`");
+    assert_rejected("cli/run.rs", "use axum::Router;", "the crate `axum`");
     assert_fine("sandbox/engine.rs", "use wasmtime::{Engine, component::Linker};");
 }
 
 #[test]
 fn tasks_and_exits_have_owners() {
-    assert_refused("consumer/wake.rs", "fn f() { tokio::spawn(g()); }", "may not use `tokio::spawn`");
-    assert_refused(
+    assert_rejected("consumer/wake.rs", "fn f() { tokio::spawn(g()); }", "may not use `tokio::spawn`");
+    assert_rejected(
         "consumer/wake.rs",
         "use tokio::task;\nfn f() { task::spawn(g()); }",
         "may not use `tokio::task::spawn`",
     );
-    assert_refused("cli/run.rs", "use std::process;\nfn f() { process::exit(1) }", "may not use `std::process::exit`");
+    assert_rejected("cli/run.rs", "use std::process;\nfn f() { process::exit(1) }", "may not use `std::process::exit`");
     assert_fine("db.rs", "fn f() { tokio::spawn(g()); }");
     assert_fine("consumer/wake.rs", "#[cfg(test)]\nmod tests { fn f() { tokio::spawn(g()); } }");
-    assert_refused("consumer/wake.rs", "#[cfg(test)]\nmod tests {}\nfn f() { tokio::spawn(g()); }", "tokio::spawn");
+    assert_rejected("consumer/wake.rs", "#[cfg(test)]\nmod tests {}\nfn f() { tokio::spawn(g()); }", "tokio::spawn");
 }
 
 #[test]
 fn a_pure_module_reads_no_clock() {
-    assert_refused("model/event.rs", "use std::time::Instant;\nfn f() { Instant::now(); }", "`model` is pure");
+    assert_rejected("model/event.rs", "use std::time::Instant;\nfn f() { Instant::now(); }", "`model` is pure");
     assert_fine("model/event.rs", "use std::time::Instant;\nfn f(now: Instant) {}");
-    assert_refused("consumer/router.rs", "use std::time;\nfn f() { time::SystemTime::now(); }", "`consumer::router`");
-    assert_refused("processor/retry.rs", "async fn f() { tokio::task::yield_now().await }", "`processor::retry`");
+    assert_rejected("consumer/router.rs", "use std::time;\nfn f() { time::SystemTime::now(); }", "`consumer::router`");
+    assert_rejected("processor/retry.rs", "async fn f() { tokio::task::yield_now().await }", "`processor::retry`");
     assert_fine("consumer/wake.rs", "use std::time::Instant;\nfn f() { Instant::now(); }");
     assert_fine("model/event.rs", "use std::time::Duration;");
 }

@@ -10,8 +10,8 @@ use super::{borders, rust, tree::File};
 /// A module's path, without `crate`.
 type Module = Vec<String>;
 
-/// The modules that each module names. Both are given as siblings in the deepest module that holds
-/// the two.
+/// The modules that each module names. Both are given as siblings in the deepest module that
+/// contains the two.
 pub(super) fn edges<'a>(files: impl Iterator<Item = &'a File>) -> BTreeMap<Module, BTreeSet<Module>> {
     let sources: BTreeMap<Module, &str> = files
         .filter_map(|file| {

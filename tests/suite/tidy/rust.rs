@@ -187,6 +187,7 @@ struct Scope {
 }
 
 impl Walk<'_> {
+    /// Reads all tokens, and keeps track of the modules and imports in scope.
     fn walk(&mut self, module: &[String], test_file: bool) {
         let mut module = module.to_vec();
         let mut scopes: Vec<Scope> = Vec::new();

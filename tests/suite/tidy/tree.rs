@@ -38,6 +38,7 @@ pub(super) fn files() -> Vec<File> {
     files
 }
 
+/// Adds the text files below a directory.
 fn walk(root: &Path, directory: &Path, files: &mut Vec<File>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

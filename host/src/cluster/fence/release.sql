@@ -1,4 +1,4 @@
--- Records that no host runs a processor any more, unless a later term began.
+-- Records that no host runs a processor any longer, unless a later term has begun.
 --
 -- $1 text  processor
 -- $2 text  fencing token of its last term

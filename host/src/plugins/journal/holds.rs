@@ -27,7 +27,7 @@ impl Holds {
         self.current.iter().find(|hold| hold.plugin == plugin && hold.digest == digest)
     }
 
-    /// Holds a version back, at once on this host and as soon as possible in the database.
+    /// Holds a version back: immediately on this host, and as soon as possible in the database.
     pub(in crate::plugins) async fn add(&mut self, session: &Session, hold: VersionHold) {
         if history::add_hold(session, &hold).await.is_err() {
             self.unwritten.insert(hold.clone());

@@ -166,6 +166,8 @@ impl Reconciler {
         rejected
     }
 
+    /// Replaces the code of a running processor and records it. Fails if the version cannot be
+    /// registered.
     async fn swap(&mut self, session: &Session, plugin: &str) -> Result<(), String> {
         let Some(version) = self.version_to_run(plugin) else { return Ok(()) };
         match self.registry.swap(session, version).await {

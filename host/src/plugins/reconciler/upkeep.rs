@@ -53,7 +53,8 @@ impl Reconciler {
             self.record_run(&session, &plugin, entry).await;
         }
         self.journal.keep(session);
-        // An entry about a running version clears the rejection of its file: a plan reports it again.
+        // An entry about a running version clears the rejection of its file. A plan reports it
+        // again.
         self.schedule.request_retry();
     }
 

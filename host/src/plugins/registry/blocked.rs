@@ -30,6 +30,7 @@ pub(super) async fn retry(session: &Session, id: &ProcessorId, lanes: &[LaneKey]
     log_outcome(id, in_transaction(session, resumed).await);
 }
 
+/// Runs statements in one transaction of a session. Rolls it back if they fail.
 async fn in_transaction<T>(session: &Session, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     session.batch_execute("begin").await?;
     match work.await {

@@ -50,6 +50,7 @@ impl Engine<'_> {
         }
     }
 
+    /// Starts to carry out a plan: prepares its documents and sends the transaction.
     pub(super) fn start_commit(&mut self, mut plan: CommitPlan<WorkResults>) {
         failpoint::hit("lanes.run");
         let handled: usize = plan.results.iter().map(|(_, results)| results.handled).sum();
@@ -113,6 +114,7 @@ impl Engine<'_> {
         self.committer.commit(commit).await
     }
 
+    /// Takes the outcome of a commit. Fails if the outcome ends the term.
     pub(super) fn committed(&mut self, committed: CommitResult) -> Result<(), TermEnded> {
         (self.state_changed, self.search) = (true, true);
         let CommitResult { plan, marks, unreported, took, result } = committed;

@@ -54,6 +54,7 @@ pub(super) enum Feed {
     Detached,
 }
 
+/// The state of one active lane. `T` is the result of a piece of work.
 #[derive(Clone, Debug)]
 pub(super) struct Lane<T> {
     /// Its checkpoint row, as the database has it.

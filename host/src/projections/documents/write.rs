@@ -183,6 +183,7 @@ impl PreparedWrites<'_> {
     }
 }
 
+/// Stores documents. Fails if one of them does not have the expected version.
 async fn write_puts(session: &Session, put: &Statement, writes: &[&Write], owned: bool) -> Result<(), WriteError> {
     if writes.is_empty() {
         return Ok(());
@@ -195,6 +196,7 @@ async fn write_puts(session: &Session, put: &Statement, writes: &[&Write], owned
     all_of(writes, written)
 }
 
+/// Deletes documents. Fails if one of them does not have the expected version.
 async fn write_removes(session: &Session, remove: &Statement, writes: &[&Write]) -> Result<(), WriteError> {
     if writes.is_empty() {
         return Ok(());

@@ -32,7 +32,7 @@ pub struct Lag {
     pub first: Option<i64>,
 }
 
-/// A tenant and progresses of its own, in addition to those that all tenants share.
+/// A tenant and its own progresses, in addition to those that all tenants share.
 #[derive(Clone, Debug)]
 pub struct TenantProgresses {
     /// The tenant.

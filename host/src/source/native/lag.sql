@@ -1,6 +1,6 @@
 -- Counts the events that follow each of some progresses, in any transaction, up to a limit, and
--- finds the lowest position counted. One row for each progress: its number from 1, the count, the
--- position or null.
+-- finds the lowest position counted. Returns one row for each progress: its number from 1, the
+-- count, the position or null.
 --
 -- "offset 0" keeps the casts out of the filter, so they are computed once for each progress.
 --

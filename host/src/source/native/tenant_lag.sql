@@ -1,6 +1,6 @@
 -- Counts the events of tenants that follow a progress, up to a limit, like lag.sql, with the index
--- (tenant, xid, position) only. One row for each pair of a tenant and a progress that events follow:
--- the tenant, the progress's number from 1, the count, the lowest position counted.
+-- (tenant, xid, position) only. Returns one row for each pair of a tenant and a progress that
+-- events follow: the tenant, the progress's number from 1, the count, the lowest position counted.
 --
 -- Bounds and order name the index's columns, as in tenant_floor.sql. The upper bound is the largest
 -- possible transaction id.

@@ -1,9 +1,10 @@
 //! Hogs: tenants that misuse the host in different ways.
 //!
-//! Hogs and quiet tenants use the same plugin `scripted`, which does what an event's data request:
-//! one processor, one ring, one cache. A limit or a trap blocks a hog's lane. A task polls for such
-//! lanes every 20 ms and resumes them, like an impatient operator with a script. The host notices
-//! that within a quarter of a second, so those hogs rest that long between two attempts.
+//! Hogs and quiet tenants use the same plugin `scripted`, which does what an event's data requests,
+//! so they share a processor, a ring and a cache. A limit or a trap blocks a hog's lane. A task
+//! polls for such lanes every 20 ms and resumes them, like an impatient operator with a script. The
+//! host notices that within a quarter of a second, so those hogs rest that long between two
+//! attempts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +39,7 @@ pub enum Kind {
     Large,
 }
 
-/// Events of the flood's burst, and events a second after it.
+/// Events of the flood's burst, and events per second after it.
 const BURST: usize = 30_000;
 const FLOOD: usize = 3_000;
 /// Interval between two appends of a flood or of slow reads.
@@ -160,7 +161,7 @@ async fn trickle(session: Session, hogs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resumes the lanes of hogs that stop, as long as this is polled.
+/// Keeps resuming the lanes of hogs that stop, as long as this is polled.
 pub async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
     let stopped = "select tenant from sandmill.lane_checkpoints where processor = $1 and tenant ^@ 'hog-' and state <> 'catching-up'";
     let stopped = session.prepare(stopped).await?;

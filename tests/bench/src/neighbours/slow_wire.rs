@@ -34,7 +34,7 @@ pub struct SlowWire {
 
 impl SlowWire {
     /// Opens a proxy socket for the server.
-    pub fn lay(world: &World) -> anyhow::Result<Self> {
+    pub fn open(world: &World) -> anyhow::Result<Self> {
         let (folder, server) = (world.scratch("wire")?, world.socket()?);
         let path = folder.join(SOCKET);
         if path.exists() {
