@@ -23,12 +23,15 @@ pub fn memory_now(process: u32) -> Option<f64> {
     memory(process, "VmRSS:")
 }
 
-/// CPU time of a process so far, seconds.
+/// CPU time of a process's current threads so far, seconds. The kernel's counters by thread are
+/// exact, while those by process count whole ticks on some machines.
 pub fn cpu_seconds(process: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The process's name comes first, and may contain blanks and brackets.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    ticks([fields.get(11)?, fields.get(12)?])
+    let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let of_thread = |thread: std::io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    };
+    Some(threads.filter_map(of_thread).sum::<f64>() / 1e9)
 }
 
 /// CPU time of all processes so far, seconds.
