@@ -25,6 +25,7 @@ mod memory;
 mod meter;
 mod plugin;
 mod tenants;
+mod ticker;
 mod usage;
 mod warm;
 mod wasi;
@@ -46,6 +47,7 @@ use instance::Guest;
 pub use limits::{Limits, TenantLimits};
 pub use plugin::Plugin;
 use tenants::TenantAccounts;
+use ticker::Ticker;
 use tokio::sync::Semaphore;
 use usage::RefusalCounts;
 pub use usage::SandboxUsage;
@@ -58,6 +60,7 @@ use crate::model::{handler::Reason, ids::TenantId, settings::PluginSettings};
 #[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
+    ticker: Arc<Ticker>,
     linker: Arc<Linker<instance::GuestState>>,
     limits: Arc<Limits>,
     /// Settings of the plugins that it loads.
@@ -141,12 +144,14 @@ impl Sandbox {
         of_tenant: impl Fn(&TenantId) -> TenantLimits + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         let (engine, instances) = engine::start(&limits)?;
+        let ticker = Ticker::start(engine.weak())?;
         let (mut linker, limits) = (Linker::new(&engine), Arc::new(limits));
         bindings::add_to_linker(&mut linker)?;
         Ok(Sandbox {
             compiler: Arc::new(Compiler::new(&engine, compile)),
             effort: Effort::default(),
             engine,
+            ticker,
             linker: Arc::new(linker),
             warm: StorePool::new(instances, limits.warm_instances),
             calls: Arc::new(Semaphore::new(instances as usize)),

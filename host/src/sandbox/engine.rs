@@ -1,4 +1,4 @@
-//! The engine's configuration, and the thread that advances its epoch.
+//! The engine's configuration.
 //!
 //! Instances come from a pool. Address space is set aside once, memory is mapped copy-on-write, and
 //! the kernel finds dirty pages when a slot is freed. If the machine refuses that much address
@@ -6,20 +6,11 @@
 //! changes. Component concurrency is off, which makes a call four times cheaper; guests are
 //! synchronous.
 
-use std::time::Duration;
-
-use anyhow::Context;
 use wasmtime::{
-    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-    WasmBacktraceDetails,
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use super::{limits::Limits, mappings};
-
-/// Period of the epoch, and so the time for which a guest runs before it yields. Neither a
-/// register-only loop nor a parser is measurably slower for it; longer slices would add to the
-/// latency of other guests.
-const SLICE: Duration = Duration::from_millis(1);
 
 /// Core instances of one component: Python's runtime has 38, and packages in C bring one each.
 const CORE_INSTANCES: u32 = 64;
@@ -28,26 +19,8 @@ const MEMORIES: u32 = 4;
 /// Tables of one component.
 const TABLES: u32 = 32;
 
-/// Starts an engine under these limits, and its epoch thread. Also returns the number of instances
-/// that it has room for.
+/// Starts an engine under these limits. Also returns the number of instances that it has room for.
 pub(super) fn start(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
-    let (engine, instances) = probe(limits)?;
-    let weak = engine.weak();
-    std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak)).context("start the epoch thread")?;
-    Ok((engine, instances))
-}
-
-fn tick(engine: &EngineWeak) {
-    loop {
-        std::thread::sleep(SLICE);
-        match engine.upgrade() {
-            Some(engine) => engine.increment_epoch(),
-            None => return,
-        }
-    }
-}
-
-fn probe(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
     let wanted = mappings::cap(limits.instances);
     let mut instances = wanted;
     loop {

@@ -19,6 +19,7 @@ use super::{
     meter::{CpuMeter, YieldOnce},
     plugin::GuestIdentity,
     tenants::TenantAccount,
+    ticker::Ticker,
     usage::RefusalCounts,
     wasi::WasiHandles,
 };
@@ -78,6 +79,7 @@ impl Call {
 pub(super) struct Guest {
     pub(super) store: Store<GuestState>,
     pub(super) exports: Option<ProjectorPlugin>,
+    ticker: Arc<Ticker>,
 }
 
 impl Guest {
@@ -100,7 +102,7 @@ impl Guest {
             store.data().call.meter.end_of_slice()?;
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(YieldOnce::default())))
         });
-        Guest { store, exports: None }
+        Guest { store, exports: None, ticker: sandbox.ticker.clone() }
     }
 
     /// Runs one call and meters its CPU time.
@@ -110,6 +112,7 @@ impl Guest {
         body: impl AsyncFnOnce(&mut Guest) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
         let meter = call.meter.clone();
+        let _ticking = self.ticker.begin();
         self.store.data_mut().call = call;
         self.store.set_epoch_deadline(1);
         let result = meter.measure(body(self)).await;
