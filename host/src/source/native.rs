@@ -19,13 +19,13 @@ pub mod lag;
 
 use std::{collections::HashMap, sync::Arc, time::UNIX_EPOCH};
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, TryStreamExt};
 
 use lag::ProgressBinds;
 
 use super::{Body, EXAMINED_EVENTS, EventSource, Limit, OpenSource, SourceError, TenantPage};
 use crate::{
-    db::{Db, Error, JsonText, Row, RowStream, Session, Statement, pool, types::ToSql},
+    db::{Db, Error, JsonText, Row, Session, Statement, pool, types::ToSql},
     model::{
         cursor::{Difference, Progress, Snapshot},
         event::{Deferred, Event, Page},
@@ -182,26 +182,14 @@ impl NativeSession {
     }
 
     /// The current snapshot, and the events that it sees and `from` does not, at most one more than
-    /// the limit; in one round trip. Every statement must be prepared already. Otherwise it would
-    /// be prepared only after the commit, and would see more than the transaction.
+    /// the limit.
     async fn narrow(&mut self, from: &Snapshot, limit: Limit) -> Result<(Snapshot, EventsRead), SourceError> {
         let (from, rows, inline) = (from.to_string(), limit.events as i64 + 1, limit.inline_bytes() as i32);
-        let (session, texts) = (&self.session, &mut self.texts);
-        let (begun, head, read, ended) = tokio::join!(
-            biased;
-            session.batch_execute("begin isolation level repeatable read, read only"),
-            session.query_one(&self.statements.head, &[]),
-            // Rows are read here, while the statement after this one waits.
-            async {
-                let params: [&(dyn ToSql + Sync); 3] = [&from, &rows, &inline];
-                texts.read(session.query_raw(&self.statements.narrow, params).await?, limit).await
-            },
-            session.batch_execute("commit"),
-        );
-        begun?;
-        let (head, read) = (head?, read?);
-        ended?;
-        Ok((head.get::<_, &str>(0).parse()?, read))
+        let params: [&(dyn ToSql + Sync); 3] = [&from, &rows, &inline];
+        let mut rows = std::pin::pin!(self.session.query_raw(&self.statements.narrow, params).await?);
+        let first = rows.try_next().await?;
+        let head = first.as_ref().map_or(Ok(""), |row| row.try_get(9))?.parse()?;
+        Ok((head, self.texts.read(rows, limit).await?))
     }
 
     /// The first page of a large difference whose lowest position is `first`.
@@ -323,7 +311,11 @@ impl TextCache {
     /// Makes events from rows as they arrive, until they hold twice the requested bytes. The slack
     /// is worth its memory: the number of rows was only estimated from the recent weight of events,
     /// and rows that are left out must be sent again.
-    async fn read(&mut self, rows: RowStream, limit: Limit) -> Result<EventsRead, SourceError> {
+    async fn read(
+        &mut self,
+        rows: impl Stream<Item = Result<Row, Error>>,
+        limit: Limit,
+    ) -> Result<EventsRead, SourceError> {
         let mut rows = std::pin::pin!(rows);
         let (mut events, mut held) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
