@@ -161,6 +161,13 @@ async fn a_file_that_cannot_run_is_rejected_with_a_reason_and_the_version_before
     assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped"]);
     assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
 
+    // Half a file that was renamed into place is complete, and therefore rejected.
+    place(folder.path(), "scripted.wasm", &complete[..complete.len() / 2]);
+    until_error(folder.path(), "scripted", Some("a damaged component")).await;
+    place(folder.path(), "scripted.wasm", &complete);
+    until_error(folder.path(), "scripted", None).await;
+    assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped", "rejected"]);
+
     // A bad file is replaced by the file of the running version: the rejection is cleared, and
     // nothing is swapped.
     place(folder.path(), "scripted.wasm", b"no component");
@@ -171,7 +178,7 @@ async fn a_file_that_cannot_run_is_rejected_with_a_reason_and_the_version_before
         listed(&database, "scripted").await.unwrap().refused.is_none().then_some(())
     })
     .await;
-    assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped", "rejected"]);
+    assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped", "rejected", "rejected"]);
 
     // Each bad entry is rejected, and none affects the running plugin.
     fs::create_dir(folder.path().join("folder.wasm")).unwrap();

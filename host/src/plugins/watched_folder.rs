@@ -67,6 +67,8 @@ impl WatchedFolder {
     /// Scans again. Returns the plugins whose file was added, changed or removed.
     pub(super) fn scan(&mut self) -> Vec<String> {
         self.scanned_at = Instant::now();
+        // Before the scan: it then sees every file that these renames have replaced.
+        let renamed = self.hints.renamed();
         let Listing { files, unread, problems, folders, .. } = match folder::scan(&self.path) {
             Ok(listing) => listing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Listing::default(),
@@ -78,7 +80,10 @@ impl WatchedFolder {
         self.hints.follow(folders);
         self.reports.update(&self.path, problems);
         self.unreadable = unread;
-        self.settling.update(files, &self.unreadable, Instant::now())
+        let settled = self.settling.update(files, &self.unreadable, &renamed, Instant::now());
+        // Renames during the scan are for the next one.
+        self.hints.forget_renames(|path| renamed.contains(path) && !self.settling.is_moving(path));
+        settled
     }
 
     pub(super) fn path(&self) -> &Path {
