@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// Interval of the upkeep of trials, holds, and history entries that are not written yet.
+/// Interval of the upkeep of trials, and of history entries that are not written yet.
 const UPKEEP: Duration = Duration::from_millis(250);
 /// Interval of retries of steps that failed because of the database.
 const RETRY: Duration = Duration::from_secs(2);
+/// Interval of reading the versions that operators hold back. Default 1 s: an idle host should send
+/// few queries.
+const READ_HOLDS: Duration = Duration::from_secs(1);
 /// Interval at which the numbers of calls under way are recorded.
 const RECORD_LANES: Duration = Duration::from_secs(2);
 /// How long a plan waits for the checks of further small files, so that many files begin together.
@@ -19,12 +22,20 @@ pub(super) struct Schedule {
     needs_retry: bool,
     upkeep_at: Instant,
     retried_at: Instant,
+    holds_read_at: Instant,
     lanes_recorded_at: Instant,
 }
 
 impl Schedule {
     pub(super) fn new(now: Instant) -> Self {
-        Schedule { plan_requested: None, needs_retry: false, upkeep_at: now, retried_at: now, lanes_recorded_at: now }
+        Schedule {
+            plan_requested: None,
+            needs_retry: false,
+            upkeep_at: now,
+            retried_at: now,
+            holds_read_at: now,
+            lanes_recorded_at: now,
+        }
     }
 
     /// Requests a plan.
@@ -84,6 +95,11 @@ impl Schedule {
         take(&mut self.retried_at, RETRY, now)
     }
 
+    /// Whether the holds are to be read. If so, the next interval begins.
+    pub(super) fn take_holds(&mut self, now: Instant) -> bool {
+        take(&mut self.holds_read_at, READ_HOLDS, now)
+    }
+
     /// Whether the numbers of calls are to be recorded. If so, the next interval begins.
     pub(super) fn take_lanes(&mut self, now: Instant) -> bool {
         take(&mut self.lanes_recorded_at, RECORD_LANES, now)
@@ -136,6 +152,7 @@ mod tests {
         assert!(!schedule.take_upkeep(now + UPKEEP / 2));
         assert!(schedule.take_upkeep(now + UPKEEP) && !schedule.take_upkeep(now + UPKEEP));
         assert!(schedule.take_upkeep(now + UPKEEP * 2));
+        assert!(!schedule.take_holds(now + UPKEEP) && schedule.take_holds(now + READ_HOLDS));
         assert!(!schedule.take_retry(now + UPKEEP) && schedule.take_retry(now + RETRY));
     }
 }

@@ -25,7 +25,9 @@ impl Reconciler {
         self.registry.retry_blocked_by_retired(&session).await;
         self.end_trials(&session).await;
         self.journal.keep(session);
-        self.journal.refresh_holds().await;
+        if self.schedule.take_holds(Instant::now()) {
+            self.journal.refresh_holds().await;
+        }
         self.roll_back_held().await;
         if is_retry {
             self.retry_pending().await;
