@@ -43,9 +43,9 @@ struct Moving {
 }
 
 impl Settling {
-    /// Takes the files of a scan; files of `unread` tenants stay as they are. `renamed` are the paths
-    /// that files were renamed to, without any other change of them before the scan. Returns the
-    /// names of files whose addition, change or removal has settled; [`known`](Self::known) has
+    /// Takes the files of a scan; files of `unread` tenants stay as they are. `renamed` are the
+    /// paths that files were renamed to, without any other change of them before the scan. Returns
+    /// the names of files whose addition, change or removal has settled; [`known`](Self::known) has
     /// their state.
     pub fn update(
         &mut self,
