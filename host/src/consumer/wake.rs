@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// Shortest time between two polls. Default 0.5 ms: it adds half of that to the latency of an
-/// append. In a virtual machine each poll costs some 50 µs of CPU time here and 40 µs in PostgreSQL,
-/// nearly all of it for waking each other.
+/// append. In a virtual machine each poll costs some 50 µs of CPU time here and 40 µs in
+/// PostgreSQL, nearly all of it for waking each other.
 const BUSY_MIN: Duration = Duration::from_micros(500);
 /// Longest time between two polls until [`SILENCE`].
 const BUSY_MAX: Duration = Duration::from_millis(2);
