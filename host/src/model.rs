@@ -13,3 +13,4 @@ pub mod partition_key;
 pub mod settings;
 pub mod spec;
 pub mod text;
+pub mod user_cache;

@@ -6,9 +6,10 @@
 //! language's runtime. The component is moved to its destination by a rename, so a host that
 //! watches the folder never sees half a file. A build blocks, and may take a minute the first time.
 //!
-//! Two side effects may surprise, and both are reported: a missing target is added to rustup's
-//! toolchain, and a script's tool is installed for the project.
+//! Side effects may surprise, and are reported: a missing target is added to rustup's toolchain.
+//! Compiled dependencies and a script's tool are kept in [the user's cache](cache), for all plugins.
 
+mod cache;
 mod cargo;
 mod children;
 mod component;
@@ -17,6 +18,7 @@ mod new;
 mod package;
 mod rust;
 mod script;
+mod shared_target;
 
 use std::{
     io,
@@ -31,6 +33,7 @@ pub use rust::{RustToolchain, Target};
 
 use package::Package;
 use script::Tool;
+use shared_target::SharedTarget;
 
 /// A request to build a plugin.
 #[derive(Clone, Debug)]
@@ -205,12 +208,28 @@ fn compile(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Res
     // The package is checked first, so that a crate that is not a plugin changes no toolchain.
     let package = Package::of(&dir.join(Language::Rust.entry()), children)?;
     let toolchain = RustToolchain::find(dir, children, report)?;
-    report(&format!("Compiling with {toolchain}"));
-    let module = cargo::build(&package, dir, &toolchain, children)?;
-    let module = std::fs::read(&module).map_err(|source| BuildError::File { verb: "read", path: module, source })?;
+    let module = module(&package, dir, &toolchain, children, report)?;
     let component = component::from_module(module, &package.name)?;
     let target = package.target_directory;
     Ok(BuiltComponent { component, package: package.name, target, toolchain: toolchain.to_string() })
+}
+
+/// Compiles the package's module, in the shared target directory if possible.
+fn module(
+    package: &Package,
+    dir: &Path,
+    toolchain: &RustToolchain,
+    children: &Children,
+    report: &mut dyn FnMut(&str),
+) -> Result<Vec<u8>, BuildError> {
+    if let Some(shared) = SharedTarget::take(package, children, report) {
+        report(&format!("Compiling with {toolchain}, in {}", shared.dir().display()));
+        if let Some(module) = shared.build(package, dir, toolchain, children)? {
+            return Ok(module);
+        }
+    }
+    report(&format!("Compiling with {toolchain}, in {}", package.target_directory.display()));
+    cargo::build(package, dir, toolchain, None, children)?.read()
 }
 
 /// Combines the script in a folder with its language's runtime.

@@ -345,8 +345,7 @@ fn a_new_plugin_builds_passes_its_test_and_reports_mistakes() {
         println!("skipped: `make test-all` begins and builds a plugin in JavaScript and in Python");
         return;
     }
-    // Below the checkout, to share its tools.
-    let folder = tempfile::tempdir_in(root().join("target/tmp")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
     for language in ["js", "python"] {
         let succeeds = |arguments: &[&str], dir: &Path| {
             let output = run(arguments, dir);
@@ -432,7 +431,7 @@ fn an_exception_of_a_plugin_without_the_sdk_is_reported_with_its_stack() {
         println!("skipped: `make test-all` builds a plugin in JavaScript and in Python");
         return;
     }
-    let folder = tempfile::tempdir_in(root().join("target/tmp")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
     let event = r#"{"tenant":"acme","stream":"s","type":"Sat","data":{}}"#;
     std::fs::write(folder.path().join("events.ndjson"), event).unwrap();
     for (language, file, source, reported) in RAW {

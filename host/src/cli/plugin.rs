@@ -47,12 +47,16 @@ Examples:
   sandmill plugin build --json my-plugin | jq -r .file",
     after_help = "\
 Rust: a folder with a Cargo.toml is built with cargo, whose output goes to standard error. A
-missing WebAssembly target is installed with rustup, if possible.
+missing WebAssembly target is installed with rustup, if possible. A crate that is no part of a
+workspace is compiled in ~/.cache/sandmill/target, so that plugins share their dependencies,
+unless you choose a target directory as for cargo (CARGO_TARGET_DIR).
 
 JavaScript and Python: a folder with a plugin.js or plugin.py is bundled with the language's
 runtime by componentize-qjs or componentize-py. The tool is taken from the plugin
-(node_modules, .venv), from PATH, or installed with npm or pip into target/toolchains of the
-surrounding checkout. The `sandmill` module that a plugin imports comes with this host.
+(node_modules, .venv), from PATH, or installed once with npm or pip into ~/.cache/sandmill/tools.
+The `sandmill` module that a plugin imports comes with this host.
+
+The cache (below XDG_CACHE_HOME, if it is set) can be deleted at any time.
 
 With --json it prints one object: {\"file\", \"package\", \"bytes\", \"seconds\", \"toolchain\"}"
 )]

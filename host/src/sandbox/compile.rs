@@ -16,7 +16,6 @@ mod queue;
 pub mod worker;
 
 use std::{
-    ffi::OsString,
     hash::{Hash, Hasher},
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -29,6 +28,8 @@ pub use queue::Effort;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
+
+use crate::model::user_cache::user_cache;
 
 /// The settings of compilation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -55,19 +56,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let cache = folder(variable("XDG_CACHE_HOME"), variable("HOME"));
+        let cache = user_cache().unwrap_or_else(private_folder);
         Config { cache, cache_mib: 1_024, memory_mib: 2_048, seconds: 120, worker: PathBuf::new() }
     }
 }
 
-fn folder(cache_home: Option<OsString>, home: Option<OsString>) -> PathBuf {
-    let absolute = |path: Option<OsString>| path.map(PathBuf::from).filter(|path| path.is_absolute());
-    match (absolute(cache_home), absolute(home)) {
-        (Some(cache), _) => cache.join("sandmill"),
-        (None, Some(home)) => home.join(".cache/sandmill"),
-        (None, None) => std::env::temp_dir().join(format!("sandmill-{}", rustix::process::geteuid().as_raw())),
-    }
+/// A folder among the temporary files, for a user without a cache folder.
+fn private_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("sandmill-{}", rustix::process::geteuid().as_raw()))
 }
 
 impl Config {
@@ -336,14 +332,5 @@ mod tests {
         let limits = Limits { instances: 2, stack_kib: 1_024, memory_mib: 7, ..Limits::default() };
         let (pooled, _) = engine::start(&limits).unwrap();
         assert_eq!(fingerprint(&pooled), fingerprint(&engine::for_compiling().unwrap()));
-    }
-
-    #[test]
-    fn the_cache_is_in_the_users_folder() {
-        let path = |text: &str| Some(OsString::from(text));
-        assert_eq!(folder(path("/c"), path("/h")), PathBuf::from("/c/sandmill"));
-        assert_eq!(folder(path("relative"), path("/h")), PathBuf::from("/h/.cache/sandmill"));
-        assert_eq!(folder(None, path("/h")), PathBuf::from("/h/.cache/sandmill"));
-        assert!(folder(None, None).starts_with(std::env::temp_dir()));
     }
 }

@@ -9,20 +9,45 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    BuildError, Children, RustToolchain,
+    BuildError, Children, RustToolchain, Target,
     package::{BuildTarget, Package},
 };
 
-/// Builds the package and returns the path of its `.wasm` file.
+/// Flags of the compiler for every crate of a plugin. They are given as cargo's configuration of the
+/// target, so a user's flags for this target are added, and `RUSTFLAGS` replaces them.
+const FLAGS: &[&str] = &[];
+
+/// A built library.
+#[derive(Debug, PartialEq)]
+pub(super) struct BuiltModule {
+    file: PathBuf,
+    /// Whether cargo found it current, and did not build it.
+    pub(super) is_fresh: bool,
+}
+
+impl BuiltModule {
+    pub(super) fn read(self) -> Result<Vec<u8>, BuildError> {
+        std::fs::read(&self.file).map_err(|source| BuildError::File { verb: "read", path: self.file, source })
+    }
+}
+
+/// Builds the package, in cargo's own target directory or in another one.
 pub(super) fn build(
     package: &Package,
     dir: &Path,
     toolchain: &RustToolchain,
+    target_directory: Option<&Path>,
     children: &Children,
-) -> Result<PathBuf, BuildError> {
+) -> Result<BuiltModule, BuildError> {
     let mut cargo = toolchain.cargo(dir);
     cargo.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics"]);
     cargo.args(["--package", &package.id, "--target", &toolchain.target().to_string()]).args(toolchain.build_args());
+    if let Some(directory) = target_directory {
+        cargo.arg("--target-dir").arg(directory);
+    }
+    if let Some(flags) = configured(FLAGS, toolchain.target()) {
+        cargo.args(["--config", &flags]);
+    }
     cargo.stderr(Stdio::inherit());
     let output = children.output(&mut cargo).map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
     if !output.status.success() {
@@ -32,14 +57,23 @@ pub(super) fn build(
         .ok_or_else(|| BuildError::NoArtifact { package: package.name.clone(), target: toolchain.target() })
 }
 
+/// Flags of the compiler, as a line of cargo's configuration.
+fn configured(flags: &[&str], target: Target) -> Option<String> {
+    // An array of JSON strings is valid TOML.
+    (!flags.is_empty()).then(|| format!("target.{target}.rustflags = {}", serde_json::Value::from(flags)))
+}
+
 /// The `.wasm` file of a package, found in cargo's messages: one JSON object per line.
-fn artifact(messages: &str, package: &str) -> Option<PathBuf> {
+fn artifact(messages: &str, package: &str) -> Option<BuiltModule> {
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
     artifacts
         .filter(|artifact| artifact.reason == "compiler-artifact" && artifact.package_id == package)
         .filter(|artifact| artifact.target.is_cdylib())
-        .flat_map(|artifact| artifact.filenames)
-        .find(|file| file.extension().is_some_and(|extension| extension == "wasm"))
+        .find_map(|Artifact { filenames, fresh, .. }| {
+            let file =
+                filenames.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "wasm"))?;
+            Some(BuiltModule { file, is_fresh: fresh })
+        })
 }
 
 /// The fields read from a message about a built file. Other messages lack them and are ignored.
@@ -49,6 +83,7 @@ struct Artifact {
     package_id: String,
     target: BuildTarget,
     filenames: Vec<PathBuf>,
+    fresh: bool,
 }
 
 #[cfg(test)]
@@ -64,7 +99,17 @@ warning: some build script prints what it likes
 {"reason":"compiler-artifact","package_id":"p#1","target":{"kind":["custom-build"]},"filenames":["/t/build"]}
 {"reason":"compiler-artifact","package_id":"p#1","target":{"kind":["cdylib","rlib"]},"filenames":["/t/libp.rlib","/t/p.wasm"],"fresh":true}
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(artifact(messages, "p#1"), Some("/t/p.wasm".into()));
+        let found = BuiltModule { file: "/t/p.wasm".into(), is_fresh: true };
+        assert_eq!(artifact(messages, "p#1"), Some(found));
         assert_eq!(artifact(messages, "q#1"), None);
+    }
+
+    #[test]
+    fn flags_are_a_line_of_cargos_configuration() {
+        assert_eq!(configured(&[], Target::Unknown), None);
+        assert_eq!(
+            configured(&["-C", "opt-level=3"], Target::Unknown).unwrap(),
+            r#"target.wasm32-unknown-unknown.rustflags = ["-C","opt-level=3"]"#
+        );
     }
 }

@@ -46,6 +46,11 @@ impl Children {
         }
     }
 
+    /// Whether the build was ended.
+    pub(super) fn is_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// Runs a program to its end, and returns the contents of its piped outputs.
     pub(super) fn output(&self, command: &mut Command) -> io::Result<Output> {
         let mut child = self.start(command)?;
@@ -93,8 +98,8 @@ fn read(mut pipe: impl Read) -> Vec<u8> {
     bytes
 }
 
-/// The command that runs a program in `dir`, without the variables that an outer `cargo run` or `cargo test`
-/// sets for its children. The crate in `dir` chooses its toolchain itself.
+/// The command that runs a program in `dir`, without the variables that an outer `cargo run` or
+/// `cargo test` sets for its children. The crate in `dir` chooses its toolchain itself.
 pub(super) fn command(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

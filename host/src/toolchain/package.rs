@@ -14,8 +14,13 @@ pub(super) struct Package {
     /// Cargo's id of the package, which is unique where a name might not be.
     pub(super) id: String,
     pub(super) name: String,
+    /// The name of its library, as it begins the names of built files.
+    pub(super) library: String,
     /// Cargo's target directory, which the workspace determines.
     pub(super) target_directory: PathBuf,
+    /// Whether its library is all that is compiled in its folder, by default into the folder's
+    /// `target`. Only then can it use the target directory that plugins share.
+    pub(super) is_alone: bool,
 }
 
 impl Package {
@@ -35,7 +40,7 @@ impl Package {
 
     /// Finds the package of a manifest in cargo's metadata.
     fn among(metadata: Metadata, manifest: &Path) -> Result<Self, BuildError> {
-        let Metadata { packages, target_directory } = metadata;
+        let Metadata { packages, workspace_root, target_directory, build_directory } = metadata;
         // Cargo prints the path as it found it, which need not be canonical.
         let same = |path: &Path| path == manifest || path.canonicalize().is_ok_and(|path| path == manifest);
         let Some(package) = packages.iter().find(|package| same(&package.manifest_path)) else {
@@ -45,10 +50,19 @@ impl Package {
             return Err(BuildError::SeveralPackages { dir, members });
         };
         let name = package.name.clone();
-        if !package.targets.iter().any(BuildTarget::is_cdylib) {
+        let Some(library) = package.targets.iter().find(|target| target.is_cdylib()) else {
             return Err(BuildError::NotACdylib { package: name });
-        }
-        Ok(Package { id: package.id.clone(), name, target_directory })
+        };
+        let is_below =
+            |dependency: &Dependency| dependency.path.as_deref().is_some_and(|path| path.starts_with(&workspace_root));
+        let is_alone = packages.len() == 1
+            && package.manifest_path.parent() == Some(&workspace_root)
+            && !package.targets.iter().any(BuildTarget::is_build_script)
+            && !package.dependencies.iter().any(is_below)
+            && target_directory == workspace_root.join("target")
+            && build_directory.is_none_or(|directory| directory == target_directory);
+        let library = library.name.replace('-', "_");
+        Ok(Package { id: package.id.clone(), name, library, target_directory, is_alone })
     }
 }
 
@@ -56,7 +70,10 @@ impl Package {
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<MetadataPackage>,
+    workspace_root: PathBuf,
     target_directory: PathBuf,
+    /// The directory of intermediate files, where cargo distinguishes it.
+    build_directory: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -65,17 +82,31 @@ struct MetadataPackage {
     name: String,
     manifest_path: PathBuf,
     targets: Vec<BuildTarget>,
+    #[serde(default)]
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    /// The folder of a dependency that is given by its path.
+    path: Option<PathBuf>,
 }
 
 /// A library, program or test of a package.
 #[derive(Deserialize)]
 pub(super) struct BuildTarget {
+    #[serde(default)]
+    name: String,
     kind: Vec<String>,
 }
 
 impl BuildTarget {
     pub(super) fn is_cdylib(&self) -> bool {
         self.kind.iter().any(|kind| kind == "cdylib")
+    }
+
+    fn is_build_script(&self) -> bool {
+        self.kind.iter().any(|kind| kind == "custom-build")
     }
 }
 
@@ -92,7 +123,7 @@ mod tests {
             )
         };
         let metadata = format!(
-            r#"{{"packages":[{},{}],"target_directory":"/w/target","version":1}}"#,
+            r#"{{"packages":[{},{}],"workspace_root":"/w","target_directory":"/w/target","version":1}}"#,
             package("door-watch", "cdylib"),
             package("common", "lib")
         );
@@ -104,7 +135,9 @@ mod tests {
         let expected = Package {
             id: "path+file:///w/door-watch#1.0.0".into(),
             name: "door-watch".into(),
+            library: "x".into(),
             target_directory: "/w/target".into(),
+            is_alone: false,
         };
         assert_eq!(among("/w/door-watch/Cargo.toml").unwrap(), expected);
     }
@@ -119,5 +152,26 @@ mod tests {
     fn a_workspace_is_rejected_with_the_packages_in_it() {
         let message = among("/w/Cargo.toml").unwrap_err().to_string();
         assert!(message.contains("/w/door-watch, /w/common"), "{message}");
+    }
+
+    /// Whether a package is alone, in the folder `/p` and with these additions to the metadata.
+    fn is_alone(target: &str, targets: &str, dependencies: &str) -> bool {
+        let metadata = format!(
+            r#"{{"packages":[{{"id":"p#1","name":"door-watch","manifest_path":"/p/Cargo.toml",
+                  "targets":[{{"kind":["cdylib"],"name":"door-watch"}}{targets}],"dependencies":[{dependencies}]}}],
+                 "workspace_root":"/p","target_directory":"{target}"}}"#
+        );
+        let package = Package::among(serde_json::from_str(&metadata).unwrap(), Path::new("/p/Cargo.toml")).unwrap();
+        assert_eq!(package.library, "door_watch");
+        package.is_alone
+    }
+
+    #[test]
+    fn only_a_single_library_in_cargos_own_directory_can_share_it() {
+        let elsewhere = r#"{"name":"serde"},{"name":"sandmill-guest","path":"/sdk"}"#;
+        assert!(is_alone("/p/target", "", elsewhere));
+        assert!(!is_alone("/elsewhere", "", elsewhere), "a chosen directory");
+        assert!(!is_alone("/p/target", r#",{"kind":["custom-build"],"name":"build-script-build"}"#, elsewhere));
+        assert!(!is_alone("/p/target", "", r#"{"name":"inner","path":"/p/inner"}"#));
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{BuildError, Children, Language, children};
+use super::{BuildError, Children, Language};
 
 pub(super) use tool::Tool;
 
@@ -76,7 +76,7 @@ pub(super) fn build(
     stage::write(&plugin.join(exports), exporting).map_err(file("write", plugin.join(exports)))?;
 
     let component = stage.path().join("plugin.wasm");
-    let mut command = children::command(&tool.program.to_string_lossy(), &plugin);
+    let mut command = tool.command(&plugin);
     // Errors in a plugin are explained by the tool's message, not by its own stack.
     command.env("RUST_BACKTRACE", "0");
     match language {
@@ -96,7 +96,8 @@ pub(super) fn build(
         }
     }
     let ran = children.output(&mut command);
-    let ran = ran.map_err(|source| BuildError::Run { program: tool.program.display().to_string(), source })?;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let ran = ran.map_err(|source| BuildError::Run { program, source })?;
     if !ran.status.success() {
         let message = message_of(&String::from_utf8_lossy(&ran.stderr));
         return Err(BuildError::Script { package: package.to_owned(), message });

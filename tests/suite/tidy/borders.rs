@@ -151,8 +151,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // Re-anchoring holds the host lock in its own transaction.
     ("store", &["cluster::host_lock", "db", "model"]),
     ("cluster", &["db", "model"]),
-    // A new plugin is named like its processor.
-    ("toolchain", &["model::ids"]),
+    // A new plugin is named like its processor. Tools are kept in the user's cache.
+    ("toolchain", &["model::ids", "model::user_cache"]),
     // A pool shares connections among processors and tenants.
     ("db", &["model"]),
     ("model", &[]),
