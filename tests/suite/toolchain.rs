@@ -12,8 +12,8 @@ use sandmill_tests::{
     host::{component, root, sandmill, script, stderr, stdout},
 };
 
-/// Runs cargo or `sandmill` on a created crate. All runs share target directories, so only the first
-/// one compiles serde. The network is not used: the workspace has fetched all dependencies.
+/// Runs cargo or `sandmill` on a created crate. All runs share target directories, so only the
+/// first one compiles serde. The network is not used: the workspace has fetched all dependencies.
 fn succeed(command: &mut Command, dir: &Path) -> Output {
     command.current_dir(dir).env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
     if command.get_program() == "cargo" {

@@ -15,7 +15,7 @@ use std::{
 use super::Children;
 use crate::model::user_cache::user_cache;
 
-/// Time between two looks at a lock that somebody else holds.
+/// Time between two attempts to take a lock that another process holds.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A folder in the user's cache, created if it is missing. None if the user has no cache, or one
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(lock.err().map(|error| error.kind()), Some(io::ErrorKind::Interrupted));
         assert_eq!(reported, ["waiting"]);
 
-        // Whoever waits gets it when it is free.
+        // With patience, it gets the lock when that is free.
         let mut held = Some(held);
         Lock::take(&path, "waiting", &Children::default(), &mut |_| held = None).unwrap();
     }

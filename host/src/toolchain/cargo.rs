@@ -13,7 +13,7 @@ use super::{
     package::{BuildTarget, Package},
 };
 
-/// Flags of the compiler for every crate of a plugin. They are given as cargo's configuration of the
+/// Flags of the compiler for every crate of a plugin. Cargo receives them as configuration of the
 /// target, so a user's flags for this target are added, and `RUSTFLAGS` replaces them.
 const FLAGS: &[&str] = &[];
 

@@ -84,8 +84,8 @@ fn chosen_by_variable() -> bool {
     ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
-/// The identity of a folder: its canonical path, and what distinguishes it from a folder that was at
-/// this path before.
+/// The identity of a folder: its canonical path, and what distinguishes it from a folder that was
+/// at this path before.
 fn identity(dir: &Path) -> io::Result<Vec<u8>> {
     let found = fs::metadata(dir)?;
     let mut identity = dir.as_os_str().as_encoded_bytes().to_vec();

@@ -2,8 +2,8 @@
 //! installed once for all plugins of this user.
 //!
 //! The installation goes to the user's cache, or to the plugin's build folder if there is none. It
-//! never goes to the system. It uses the network once, and needs the language's own installer. It is
-//! made under a temporary name and renamed when it is complete, so an interrupted one is never used.
+//! never goes to the system. It uses the network once, and needs the language's own installer. It
+//! has a temporary name until it is complete, so an interrupted one is never used.
 
 use std::{
     fmt, fs, io,
@@ -125,7 +125,7 @@ fn remedy(language: Language) -> String {
     }
 }
 
-/// The installed tool in the folder `tools`. Whoever comes first installs it there, and others wait.
+/// The installed tool in the folder `tools`. The first build installs it there, and others wait.
 fn installed(
     language: Language,
     tools: &Path,
@@ -150,7 +150,7 @@ fn installed(
         return Ok(entry);
     }
     report(&format!("{name} is not installed; installing {version} into {}", installation.display()));
-    // What an interrupted installation left. Under the lock, nobody else uses it.
+    // The remains of an interrupted installation. Under the lock, no other build uses them.
     let staged = format!(".{name}-");
     for left in fs::read_dir(tools).map_err(failed)?.flatten() {
         let is_staged = left.path().is_dir() && left.file_name().to_string_lossy().starts_with(&staged);
@@ -207,7 +207,7 @@ fn ran(children: &Children, command: &mut Command) -> Result<(), String> {
     })
 }
 
-/// The cause of an installer's failure, for what people meet most.
+/// The cause of an installer's failure, if it is one of the common ones.
 fn cause(text: &str) -> Option<&'static str> {
     const CAUSES: [(&[&str], &str); 3] = [
         (&["ENOSPC", "No space left on device"], "the disk is full"),
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn an_interrupted_installation_is_never_used() {
         let here = tempfile::tempdir().unwrap();
-        // One that failed, one that was killed, and one that somebody emptied.
+        // One that failed, one that was killed, and one that was emptied.
         assert_eq!(js(here.path(), |into| pretend(into).and(Err("no network".into()))), Err("no network".into()));
         pretend(&here.path().join(".componentize-qjs-killed")).unwrap();
         fs::create_dir(here.path().join("componentize-qjs-0.4.5")).unwrap();
