@@ -105,7 +105,7 @@ mod tests {
                     places[hash as usize % 1024] += 1;
                     tags[(hash >> 25) as usize % 128] += 1;
                 }
-                // Thrown at random, a thousand leave 385 places empty and fill none with more than seven.
+                // A thousand thrown at random leave 385 places empty and fill none with over seven.
                 let (empty, fullest) = (places.iter().filter(|count| **count == 0).count(), places.iter().max());
                 assert!(empty < 480 && fullest < Some(&12), "{ids} {width}: {empty} empty, {fullest:?}");
                 assert!(tags.iter().max() < Some(&32), "{ids} {width}: {tags:?}");
