@@ -10,6 +10,7 @@
 //! scheduler.
 
 mod config;
+mod held_wakes;
 mod meter;
 mod ring;
 mod threads;
@@ -95,7 +96,7 @@ impl Scheduler {
         };
         let (runnable, task) = async_task::Builder::new().propagate_panic(true).spawn(|()| future, WithInfo(schedule));
         runnable.schedule();
-        task
+        held_wakes::Awaited::new(task)
     }
 
     /// Charges a tenant for time spent on its behalf elsewhere.

@@ -135,6 +135,10 @@ impl Grant {
     pub(super) fn is_long(&self) -> bool {
         self.1 == Length::Long
     }
+
+    pub(super) fn class(&self) -> Class {
+        self.0.class
+    }
 }
 
 impl<T> Ring<T> {

@@ -12,6 +12,7 @@ use async_task::Runnable;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
+    held_wakes,
     meter::TaskMeter,
     ring::{Class, Grant, Length, Ring},
 };
@@ -35,7 +36,7 @@ struct ThreadsGuard(Arc<RunQueue>);
 
 impl GuestThreads {
     pub(super) fn start(name: &str, threads: usize, ring: Ring<ReadyTask>) -> std::io::Result<Self> {
-        let state = QueueState { ring, idle_threads: 0, ended: false };
+        let state = QueueState { ring, idle_threads: 0, waking_threads: 0, ended: false };
         let queue = Arc::new(RunQueue { state: Mutex::new(state), ready: Condvar::new() });
         let guard = ThreadsGuard(queue.clone());
         for number in 0..threads {
@@ -65,9 +66,25 @@ pub(super) struct RunQueue {
 
 pub(super) struct QueueState {
     pub(super) ring: Ring<ReadyTask>,
-    /// Threads that wait for a task. Waking one is a system call, made only if there are any.
+    /// Threads that wait for a task and have not been woken. Waking one is a system call, made only
+    /// if there are any.
     idle_threads: usize,
+    /// Threads that were woken and do not run yet. Each will take a task, so it needs no second
+    /// wake-up.
+    waking_threads: usize,
     ended: bool,
+}
+
+impl QueueState {
+    /// Whether to wake a thread, which the caller then must do.
+    fn claim_thread(&mut self) -> bool {
+        let claim = self.idle_threads > 0 && self.ring.servable() > self.waking_threads;
+        if claim {
+            self.idle_threads -= 1;
+            self.waking_threads += 1;
+        }
+        claim
+    }
 }
 
 /// A task that can be polled.
@@ -86,7 +103,7 @@ impl RunQueue {
     pub(super) fn push(&self, tenant: &TenantId, class: Class, length: Length, task: ReadyTask) {
         let mut state = self.lock();
         state.ring.push(tenant, class, length, task);
-        let wake = state.idle_threads > 0 && state.ring.servable() > 0;
+        let wake = state.claim_thread();
         drop(state);
         if wake {
             self.ready.notify_one();
@@ -101,7 +118,12 @@ impl RunQueue {
                 clock = thread_cpu();
             }
             task.meter.polled(task.ready_since.elapsed());
-            task.runnable.run();
+            if grant.is_long() {
+                held_wakes::release();
+            }
+            held_wakes::run(grant.class() != Class::Live, || {
+                task.runnable.run();
+            });
             // The clock is read once per poll, so a poll also pays for finding its task.
             let now = thread_cpu();
             let cpu = now.saturating_sub(clock);
@@ -112,6 +134,7 @@ impl RunQueue {
             finished = Some((grant, cpu));
             clock = now;
         }
+        held_wakes::release();
     }
 
     /// Returns a grant and waits for the next task. The last value reports whether the thread had
@@ -127,14 +150,26 @@ impl RunQueue {
             }
             if let Some((grant, task)) = state.ring.next() {
                 // One finished grant may allow two tasks.
-                if state.idle_threads > 0 && state.ring.servable() > 0 {
+                if state.claim_thread() {
                     self.ready.notify_one();
                 }
                 return Some((grant, task, was_idle));
             }
+            // What this thread holds may lead to its next task.
+            drop(state);
+            let released = held_wakes::release();
+            state = self.lock();
+            if released {
+                continue;
+            }
             state.idle_threads += 1;
             state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle_threads -= 1;
+            // A thread that wakes by itself may use up the wake-up of another, which then counts
+            // as the one that woke by itself.
+            match state.waking_threads.checked_sub(1) {
+                Some(others) => state.waking_threads = others,
+                None => state.idle_threads -= 1,
+            }
             was_idle = true;
         }
     }

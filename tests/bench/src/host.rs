@@ -77,7 +77,7 @@ pub async fn compare_binaries(
     (part, what): (&'static str, &str),
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let (folder, events) = (world.folder(plugin)?, database.events().await?);
+    let (folders, events) = (world.folders(plugin)?, database.events().await?);
     let mut runs = vec![Runs::default(); world.binaries.len()];
     // The first run of a binary compiles, and is not measured.
     for round in 0..=world.rounds {
@@ -87,8 +87,8 @@ pub async fn compare_binaries(
             let which = (turn + round) % world.binaries.len();
             database.reset().await?;
             let began = Instant::now();
-            let process = Process::start(&world.binaries[which], database, &folder, &["--until-caught-up"])?;
-            let peak = process.wait().await?;
+            let process = Process::start(&world.binaries[which], database, &folders[which], &["--until-caught-up"])?;
+            let Used { peak, .. } = process.wait().await?;
             let seconds = began.elapsed().as_secs_f64();
             if round > 0 {
                 let (all, pages) = database.statements().await?;
@@ -104,6 +104,15 @@ pub async fn compare_binaries(
         report.add(part, format!("{what}{against}: statements a page"), "", statements);
     }
     Ok(())
+}
+
+/// What a host used until its end.
+#[derive(Default)]
+pub struct Used {
+    /// Peak memory, MiB.
+    pub peak: f64,
+    /// CPU time, seconds.
+    pub cpu: f64,
 }
 
 /// A host in its own process, which is killed when this is dropped.
@@ -157,14 +166,17 @@ impl Process {
         self.0.id()
     }
 
-    /// Waits until the host ends successfully. Returns its peak memory, MiB.
-    pub async fn wait(mut self) -> anyhow::Result<f64> {
-        let mut peak = 0.0;
+    /// Waits until the host ends successfully.
+    pub async fn wait(mut self) -> anyhow::Result<Used> {
+        let mut used = Used::default();
         loop {
-            peak = machine::peak_memory(self.0.id()).unwrap_or(peak);
+            let id = self.0.id();
+            used.peak = machine::peak_memory(id).unwrap_or(used.peak);
+            // A process that has ended counts zero until its status is read.
+            used.cpu = machine::cpu_seconds(id).unwrap_or(0.0).max(used.cpu);
             if let Some(status) = self.0.try_wait()? {
                 anyhow::ensure!(status.success(), "the host ended with {status}");
-                return Ok(peak);
+                return Ok(used);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

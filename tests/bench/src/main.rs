@@ -54,7 +54,8 @@ struct Arguments {
     /// The folder with the example plugins
     #[arg(long, value_name = "DIR", default_value = "target/plugins")]
     plugins: PathBuf,
-    /// cpu: more folders with the example plugins, which take turns with the first
+    /// cpu: more folders with the example plugins, which take turns with the first; flights, carts
+    /// and density: the folder for the binary of --against
     #[arg(long, value_name = "DIR")]
     against_plugins: Vec<PathBuf>,
     /// Flights to import [default: the 20,000 of the repository, sixteen times over]

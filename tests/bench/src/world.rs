@@ -116,9 +116,7 @@ impl World {
 
     /// A plugin's file.
     pub fn plugin(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let file = self.plugins.join(name).with_extension("wasm");
-        anyhow::ensure!(file.is_file(), "there is no {}; `make plugins` builds it", file.display());
-        Ok(file)
+        plugin_in(&self.plugins, name)
     }
 
     /// A folder with nothing but this plugin.
@@ -127,6 +125,20 @@ impl World {
         let folder = self.scratch(name)?;
         std::fs::copy(&file, folder.join(format!("{name}.wasm")))?;
         Ok(folder)
+    }
+
+    /// For each binary a folder with nothing but this plugin. The binary of `--against` runs the
+    /// build in the first folder of `--against-plugins`, if there is one.
+    pub fn folders(&self, name: &str) -> anyhow::Result<Vec<PathBuf>> {
+        let builds = std::iter::once(&self.plugins).chain(&self.against_plugins);
+        let builds: Vec<&PathBuf> = builds.take(self.binaries.len()).collect();
+        let folder = |number: usize| {
+            let build = builds.get(number).unwrap_or(&builds[0]);
+            let folder = self.scratch(&format!("{name}-{number}"))?;
+            std::fs::copy(plugin_in(build, name)?, folder.join(format!("{name}.wasm")))?;
+            Ok(folder)
+        };
+        (0..self.binaries.len()).map(folder).collect()
     }
 
     /// The cache of compiled code.
@@ -143,6 +155,12 @@ impl World {
         ];
         Ok(Config::load(&Sources { file: None, environment: Vec::new(), flags })?)
     }
+}
+
+fn plugin_in(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let file = folder.join(name).with_extension("wasm");
+    anyhow::ensure!(file.is_file(), "there is no {}; `make plugins` builds it", file.display());
+    Ok(file)
 }
 
 /// A database of a benchmark.

@@ -120,6 +120,8 @@ struct ReadQueue {
     deadlines: Vec<Instant>,
     /// When the first request was queued.
     since: Option<Instant>,
+    /// The number of requests at which a batch is due.
+    batch: usize,
 }
 
 impl Loader {
@@ -169,8 +171,15 @@ impl Loader {
     /// the duration of the tenant's reads.
     pub(super) async fn load(&self, request: ReadRequest, rank: Duration) -> ReadResult {
         let (sender, wait) = oneshot::channel();
-        self.queue().push(request, sender, Instant::now(), rank);
-        self.requested.notify_one();
+        let is_due = {
+            let mut queue = self.queue();
+            queue.push(request, sender, Instant::now(), rank);
+            queue.requests.len() == 1 || queue.requests.len() >= queue.batch
+        };
+        // The requests in between change nothing, and each wake-up has a cost.
+        if is_due {
+            self.requested.notify_one();
+        }
         // The sender is dropped only if the term has ended, and this lane with it.
         wait.await.unwrap_or_else(|_| Err(ReadError::Lost("the term has ended".into())))
     }
@@ -179,11 +188,12 @@ impl Loader {
     /// enough. Cancel safe.
     pub async fn due(&self, running: usize) {
         loop {
-            let (requests, since) = {
-                let queue = self.queue();
-                (queue.requests.len(), queue.since)
+            let (is_due, since) = {
+                let mut queue = self.queue();
+                queue.batch = if self.together { running.max(1) } else { 1 };
+                (queue.requests.len() >= queue.batch, queue.since)
             };
-            if requests > 0 && (requests >= running || !self.together) {
+            if is_due {
                 return;
             }
             match since {
@@ -350,7 +360,8 @@ impl ReadQueue {
 
     /// Takes the requests of the next batch: all of them, or those of one tenant.
     fn take(&mut self, together: bool) -> Vec<(ReadRequest, oneshot::Sender<ReadResult>)> {
-        let ReadQueue { requests, deadlines, .. } = std::mem::take(self);
+        let (requests, deadlines) = (std::mem::take(&mut self.requests), std::mem::take(&mut self.deadlines));
+        self.since = None;
         let first = requests.iter().zip(&deadlines).min_by_key(|(_, deadline)| **deadline);
         let tenant = first.and_then(|((request, _), _)| request.tenant().cloned());
         let mut taken = Vec::new();
