@@ -149,7 +149,7 @@ mod tests {
     fn wakes_behind_the_head_are_held_until_they_are_released() {
         let wakes = Arc::<Count>::default();
         let (first, second) = (owner(&wakes), owner(&wakes));
-        HELD.with_borrow_mut(|held| held.since = Some(Instant::now() + HOLD * 1_000));
+        HELD.with_borrow_mut(|held| held.since = Some(Instant::now() + HOLD * 1_000_000));
         run(true, || first.wake());
         run(true, || second.wake());
         assert_eq!(wakes.0.load(SeqCst), 0);
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_thread_holds_a_bounded_number_for_a_bounded_time() {
         let wakes = Arc::<Count>::default();
-        HELD.with_borrow_mut(|held| held.since = Some(Instant::now() + HOLD * 1_000));
+        HELD.with_borrow_mut(|held| held.since = Some(Instant::now() + HOLD * 1_000_000));
         for _ in 0..MAX_HELD {
             assert_eq!(wakes.0.load(SeqCst), 0);
             let owner = owner(&wakes);
