@@ -355,12 +355,12 @@ impl<'a> Ready<'a> {
         match code {
             CodeSource::Native(handlers) => {
                 let mut registry = registry;
-                let refused = registry.start(&self.session, handlers).await;
-                for (follower, error) in &refused {
+                let rejected = registry.start(&self.session, handlers).await;
+                for (follower, error) in &rejected {
                     tracing::error!(plugin = follower.plugin, "rejected: {error}");
                 }
                 let begun =
-                    StartReport { states: states(&registry), refused: refused.len(), idle_settings: Vec::new() };
+                    StartReport { states: states(&registry), rejected: rejected.len(), idle_settings: Vec::new() };
                 // The receiver lives in this function.
                 let _ = begin.send(begun);
                 supervisor.spawn("processors", registry.run(supervisor.stop()));
@@ -394,7 +394,7 @@ impl<'a> Ready<'a> {
                 (Until::CaughtUp, None) => {
                     caught_up(&begun.states, &self.there_at_start, tenants.replacements()).await;
                     let blocked = blocked(&begun.states, self.db).await?;
-                    let rejected = begun.refused;
+                    let rejected = begun.rejected;
                     Ok(if blocked.is_empty() { Ended::CaughtUp { rejected } } else { Ended::Blocked(blocked) })
                 }
             }

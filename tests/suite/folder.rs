@@ -57,7 +57,7 @@ async fn until_another(database: &Database, plugin: &str, than: &str) -> String 
 async fn until_rejected(database: &Database, plugin: &str, wanted: &str) {
     eventually(&format!("{plugin} is rejected: {wanted}"), async || {
         let listed = listed(database).await.into_iter().find(|listed| listed.plugin == plugin)?;
-        listed.refused.filter(|(_, reason, _)| reason.contains(wanted)).map(drop)
+        listed.rejected.filter(|(_, reason, _)| reason.contains(wanted)).map(drop)
     })
     .await;
 }
@@ -314,7 +314,7 @@ async fn an_unreadable_folder_keeps_its_plugins_running_and_affects_no_other() {
     until_run(&database, &["acme/own", "scripted"]).await;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     eventually("nothing is rejected", async || {
-        listed(&database).await.iter().all(|listed| listed.refused.is_none()).then_some(())
+        listed(&database).await.iter().all(|listed| listed.rejected.is_none()).then_some(())
     })
     .await;
     drop(host);
@@ -380,5 +380,5 @@ async fn a_host_short_of_file_descriptors_keeps_its_plugins_running_and_reloads_
     until_not_run(&database, &[]).await;
     let log = host.log();
     assert_eq!(lines(&log, &words).len(), 1, "{log}");
-    assert_eq!(listed(&database).await[0].refused, None);
+    assert_eq!(listed(&database).await[0].rejected, None);
 }

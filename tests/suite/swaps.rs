@@ -129,7 +129,7 @@ async fn a_new_version_continues_where_the_previous_one_stopped() {
     let started = &entries(&database, "scripted").await[0];
     assert_eq!((started.event.as_str(), &started.digest), ("started", &swap.replaced));
     let listed = listed(&database, "scripted").await.unwrap();
-    assert_eq!((listed.digest, listed.processor.as_str(), listed.refused), (swap.digest, "scripted", None));
+    assert_eq!((listed.digest, listed.processor.as_str(), listed.rejected), (swap.digest, "scripted", None));
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 
@@ -152,14 +152,14 @@ async fn a_file_that_cannot_run_is_rejected_with_a_reason_and_the_version_before
     until_error(folder.path(), "scripted", Some("a damaged component")).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
-    let refused = listed(&database, "scripted").await.unwrap().refused.unwrap();
-    assert!(refused.1.contains("a damaged component"), "{refused:?}");
+    let rejected = listed(&database, "scripted").await.unwrap().rejected.unwrap();
+    assert!(rejected.1.contains("a damaged component"), "{rejected:?}");
     fs::write(folder.path().join("scripted.wasm"), &complete).unwrap();
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 2), (GOOD[2], 1)]).await;
     assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped"]);
-    assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
+    assert_eq!(listed(&database, "scripted").await.unwrap().rejected, None);
 
     // Half a file that was renamed into place is complete, and therefore rejected.
     place(folder.path(), "scripted.wasm", &complete[..complete.len() / 2]);
@@ -175,7 +175,7 @@ async fn a_file_that_cannot_run_is_rejected_with_a_reason_and_the_version_before
     place(folder.path(), "scripted.wasm", &complete);
     until_error(folder.path(), "scripted", None).await;
     eventually("nothing is refused", async || {
-        listed(&database, "scripted").await.unwrap().refused.is_none().then_some(())
+        listed(&database, "scripted").await.unwrap().rejected.is_none().then_some(())
     })
     .await;
     assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped", "rejected", "rejected"]);

@@ -299,7 +299,7 @@ fn when(at: SystemTime) -> String {
 }
 
 fn listed_json<'a>(listed: &'a PluginStatus, replaced: &[(&'a str, ProcessorId)]) -> PluginJson<'a> {
-    let rejected = listed.refused.as_ref();
+    let rejected = listed.rejected.as_ref();
     // If the plugin does not run, only its name is current.
     let of = |text| if listed.runs() { text } else { "" };
     PluginJson {
@@ -358,8 +358,8 @@ fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String
     for listed in plugins {
         let runs = listed.runs();
         let since = now.duration_since(listed.since).unwrap_or_default().as_secs_f64();
-        let tone = listed.refused.as_ref().map(|_| if runs { Tone::Warning } else { Tone::Bad });
-        let note = if listed.refused.is_some() { "a newer file was rejected" } else { "" };
+        let tone = listed.rejected.as_ref().map(|_| if runs { Tone::Warning } else { Tone::Bad });
+        let note = if listed.rejected.is_some() { "a newer file was rejected" } else { "" };
         table.row(vec![
             Cell::new(&listed.plugin),
             Cell::new(if runs { &listed.processor } else { "-" }),
@@ -372,7 +372,7 @@ fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String
     }
     let mut text = table.show(style);
     for listed in plugins {
-        if let Some((digest, reason, _)) = &listed.refused {
+        if let Some((digest, reason, _)) = &listed.rejected {
             // A plugin's message may span several lines.
             let reason = text::printable(reason).trim_end().replace('\n', "\n    ");
             text.push_str(&format!(

@@ -180,7 +180,7 @@ impl RunState {
             // Native handlers are part of a program; they have no plugin file.
             _ if entry.plugin == "native" => RunState::Running,
             Some(plugin) if plugin.processor == entry.id => RunState::Running,
-            Some(plugin) if plugin.refused.is_some() => RunState::Rejected,
+            Some(plugin) if plugin.rejected.is_some() => RunState::Rejected,
             _ => RunState::Absent,
         }
     }
@@ -450,7 +450,7 @@ mod tests {
             runs,
             failed_recently: false,
         };
-        let listed = |processor: &str, refused: bool| PluginStatus {
+        let listed = |processor: &str, rejected: bool| PluginStatus {
             plugin: "acme/orders".into(),
             processor: processor.into(),
             digest: String::new(),
@@ -459,7 +459,7 @@ mod tests {
             signed_by: String::new(),
             since: std::time::SystemTime::UNIX_EPOCH,
             lanes: 0,
-            refused: refused.then(|| (String::new(), "broken".into(), std::time::SystemTime::UNIX_EPOCH)),
+            rejected: rejected.then(|| (String::new(), "broken".into(), std::time::SystemTime::UNIX_EPOCH)),
             is_removed: false,
         };
         assert_eq!(RunState::of(&entry(true), &[], true), RunState::Running);

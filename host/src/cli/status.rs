@@ -178,7 +178,7 @@ impl StatusReport {
         let states = roster::states(session, &plugins, host).await?.into_iter();
         let idle = states.filter(|(_, state)| *state != RunState::Running).map(|(entry, state)| (entry.id, state));
         let rejected = plugins.iter().filter_map(|listed| {
-            let (_, reason, _) = listed.refused.as_ref()?;
+            let (_, reason, _) = listed.rejected.as_ref()?;
             Some(RejectedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
         });
         let problems = history::problems(session).await?.into_iter().map(|(found, _)| RejectedFile {

@@ -56,7 +56,7 @@ pub struct RecordedPlugin {
     /// The processor that it provides; empty if it does not run.
     pub processor: String,
     /// The reason if it was rejected, else empty.
-    pub refused: String,
+    pub rejected: String,
 }
 
 /// A transaction of another program.
@@ -111,7 +111,7 @@ impl Facts {
             Blocker { session, processor, waited: row.get(2), transaction: transaction(row, 3) }
         };
         let plugins = session.query(include_str!("facts/plugins.sql"), &[]).await?;
-        let plugin = |row: &Row| RecordedPlugin { plugin: row.get(0), processor: row.get(1), refused: row.get(2) };
+        let plugin = |row: &Row| RecordedPlugin { plugin: row.get(0), processor: row.get(1), rejected: row.get(2) };
         let roster = roster::read(session).await?.into_iter();
         let running = roster.filter(|entry| entry.runs || entry.failed_recently).map(|entry| entry.id);
         Ok(Facts {

@@ -189,9 +189,9 @@ fn is_run(facts: &Facts, p: &ProcessorStatus) -> bool {
 fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
     let plugin = plugin_of(p);
     let (severity, what, remedy) = match facts.plugins.iter().find(|file| file.plugin == plugin) {
-        Some(file) if !file.refused.is_empty() => (
+        Some(file) if !file.rejected.is_empty() => (
             Severity::Stuck,
-            format!("the host rejected its plugin {plugin}: {}", file.refused),
+            format!("the host rejected its plugin {plugin}: {}", file.rejected),
             format!("fix {plugin}.wasm and put it into the plugins folder; `sandmill plugins` shows its state"),
         ),
         Some(file) if !file.processor.is_empty() => (
@@ -377,8 +377,8 @@ mod tests {
         }
     }
 
-    fn file(plugin: &str, processor: &str, refused: &str) -> RecordedPlugin {
-        RecordedPlugin { plugin: plugin.into(), processor: processor.into(), refused: refused.into() }
+    fn file(plugin: &str, processor: &str, rejected: &str) -> RecordedPlugin {
+        RecordedPlugin { plugin: plugin.into(), processor: processor.into(), rejected: rejected.into() }
     }
 
     fn causes(facts: &Facts) -> Vec<String> {

@@ -397,24 +397,24 @@ mod tests {
 
     #[test]
     fn each_rejection_names_its_reason() {
-        let refused = |text: &str| check_document(text, MAX_DEPTH).unwrap_err().to_string();
-        assert_eq!(refused(""), "not JSON at byte 0: expected a value");
-        assert_eq!(refused("[1]"), "not a JSON object");
-        assert_eq!(refused("[1"), "not JSON at byte 2: expected `,` or `]`");
-        assert_eq!(refused("{} x"), "not JSON at byte 3: expected the end of the text");
-        assert_eq!(refused(r#"{"a" 1}"#), "not JSON at byte 5: expected `:`");
-        assert_eq!(refused(r#"{"_id":1}"#), "the key `_id` belongs to the host; leave it out");
-        assert_eq!(refused(r#"{"a":1,"\u005fversion":1}"#), "the key `_version` belongs to the host; leave it out");
-        assert_eq!(refused(r#"{"a":"\u0000"}"#), "a string holds U+0000 at byte 6, which a document cannot");
-        assert_eq!(refused("{\"a\":\"\0\"}"), "a string holds U+0000 at byte 6, which a document cannot");
+        let rejected = |text: &str| check_document(text, MAX_DEPTH).unwrap_err().to_string();
+        assert_eq!(rejected(""), "not JSON at byte 0: expected a value");
+        assert_eq!(rejected("[1]"), "not a JSON object");
+        assert_eq!(rejected("[1"), "not JSON at byte 2: expected `,` or `]`");
+        assert_eq!(rejected("{} x"), "not JSON at byte 3: expected the end of the text");
+        assert_eq!(rejected(r#"{"a" 1}"#), "not JSON at byte 5: expected `:`");
+        assert_eq!(rejected(r#"{"_id":1}"#), "the key `_id` belongs to the host; leave it out");
+        assert_eq!(rejected(r#"{"a":1,"\u005fversion":1}"#), "the key `_version` belongs to the host; leave it out");
+        assert_eq!(rejected(r#"{"a":"\u0000"}"#), "a string holds U+0000 at byte 6, which a document cannot");
+        assert_eq!(rejected("{\"a\":\"\0\"}"), "a string holds U+0000 at byte 6, which a document cannot");
         for lone in [r#"{"a":"\ud800"}"#, r#"{"a":"\udc00"}"#, r#"{"a":"\ud800\u0041"}"#, r#"{"\ud800x":1}"#] {
-            assert!(refused(lone).contains("an unpaired surrogate"), "{lone}");
+            assert!(rejected(lone).contains("an unpaired surrogate"), "{lone}");
         }
         for number in ["1e400000", "1e-9999", &"9".repeat(8_001), &format!("0.{}", "1".repeat(8_001))] {
-            assert!(refused(&format!("{{\"a\":{number}}}")).contains("a number with more than"), "{number}");
+            assert!(rejected(&format!("{{\"a\":{number}}}")).contains("a number with more than"), "{number}");
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
-        assert_eq!(refused(&deep), "nested deeper than 128 levels at byte 132");
+        assert_eq!(rejected(&deep), "nested deeper than 128 levels at byte 132");
         assert_eq!(check_document(&deep, usize::MAX), check_document(&deep, MAX_DEPTH));
         assert_eq!(check_document(r#"{"a":{}}"#, 1), Err(Invalid::TooDeep { most: 1, at: 5 }));
     }

@@ -32,7 +32,7 @@ pub enum PluginEvent {
     /// Its processor ended.
     Stopped,
     /// The file was rejected.
-    Refused,
+    Rejected,
 }
 
 impl PluginEvent {
@@ -44,7 +44,7 @@ impl PluginEvent {
             PluginEvent::RolledBack => "rolled-back",
             PluginEvent::Renamed => "renamed",
             PluginEvent::Stopped => "stopped",
-            PluginEvent::Refused => "rejected",
+            PluginEvent::Rejected => "rejected",
         }
     }
 }
@@ -271,7 +271,7 @@ pub struct PluginStatus {
     /// Number of calls under way, as of a few seconds ago.
     pub lanes: i64,
     /// The rejection of its file, if it was rejected: SHA-256, reason and time.
-    pub refused: Option<(String, String, SystemTime)>,
+    pub rejected: Option<(String, String, SystemTime)>,
     /// Whether the file was removed. All other fields are as they were before.
     pub is_removed: bool,
 }
@@ -279,8 +279,8 @@ pub struct PluginStatus {
 impl PluginStatus {
     /// SHA-256 of the plugin's last file, whether it ran or not.
     pub fn file_digest(&self) -> &str {
-        let refused = self.refused.as_ref().map(|(digest, ..)| digest.as_str()).filter(|digest| !digest.is_empty());
-        refused.unwrap_or(&self.digest)
+        let rejected = self.rejected.as_ref().map(|(digest, ..)| digest.as_str()).filter(|digest| !digest.is_empty());
+        rejected.unwrap_or(&self.digest)
     }
 
     /// Whether the plugin runs a version.
@@ -316,7 +316,7 @@ pub async fn list_including(session: &Session, removed: &[&str]) -> Result<Vec<P
             signed_by: row.get(10),
             since: row.get(5),
             lanes: row.get(6),
-            refused: at.map(|at| (row.get(7), row.get(8), at)),
+            rejected: at.map(|at| (row.get(7), row.get(8), at)),
             is_removed: row.get(11),
         }
     };
@@ -335,7 +335,7 @@ pub struct HistoryEntry {
     /// The author's version.
     pub version: String,
     /// The kind of event: `started`, `swapped`, `restarted`, `rolled-back`, `renamed`, `stopped` or
-    /// `refused`.
+    /// `rejected`.
     pub event: String,
     /// The reason.
     pub reason: String,

@@ -116,7 +116,7 @@ async fn record(session: &Session, plugin: &str, reason: &str, checked: Option<&
             processor: "",
             digest,
             version: "",
-            event: PluginEvent::Refused,
+            event: PluginEvent::Rejected,
             reason,
             replaced: None,
             dry_run: checked.and_then(|checked| checked.dry_run.as_ref()),

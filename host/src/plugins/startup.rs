@@ -180,7 +180,7 @@ impl Startup {
 
     /// Whether a file that was rejected before waits for the recall of its former version.
     pub(super) fn awaits_former(&self, plugin: &str, digest: &str) -> bool {
-        let rejected = self.last_run(plugin).and_then(|last| last.refused.as_ref());
+        let rejected = self.last_run(plugin).and_then(|last| last.rejected.as_ref());
         self.is_open(plugin) && rejected.is_some_and(|(rejected, ..)| rejected == digest)
     }
 
@@ -225,7 +225,7 @@ mod tests {
             signed_by: String::new(),
             since: SystemTime::now(),
             lanes: 0,
-            refused: None,
+            rejected: None,
             is_removed: false,
         }
     }

@@ -103,8 +103,8 @@ mod tests {
     fn a_document_belongs_to_its_first_lane_until_it_is_removed() {
         let kept = MemoryDocuments::new(true);
         write(&kept, "one", &[("a", Some("1"))]).unwrap();
-        let refused = write(&kept, "two", &[("b", Some("2")), ("a", None)]).unwrap_err();
-        assert!(refused.contains("belongs to the lane `one`"), "{refused}");
+        let rejected = write(&kept, "two", &[("b", Some("2")), ("a", None)]).unwrap_err();
+        assert!(rejected.contains("belongs to the lane `one`"), "{rejected}");
         assert_eq!(ids(&kept), ["a=1"], "no change is written");
         write(&kept, "one", &[("a", None)]).unwrap();
         write(&kept, "two", &[("a", Some("3"))]).unwrap();

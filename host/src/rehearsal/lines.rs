@@ -135,14 +135,14 @@ mod tests {
 
     #[test]
     fn an_invalid_line_is_reported_by_its_number() {
-        let refused = |text: &str| read(text.as_bytes()).unwrap_err().to_string();
+        let rejected = |text: &str| read(text.as_bytes()).unwrap_err().to_string();
         let good = r#"{"collection":"c","tenant":"t","id":"1","data":{}}"#;
-        assert!(refused(&format!("{good}\n{good}")).starts_with("line 2: names the same document as line 1\n"));
-        let missing = refused(&format!("{good}\n\n{{\"collection\":\"c\"}}"));
+        assert!(rejected(&format!("{good}\n{good}")).starts_with("line 2: names the same document as line 1\n"));
+        let missing = rejected(&format!("{good}\n\n{{\"collection\":\"c\"}}"));
         assert!(
             missing.starts_with("line 3: missing field `tenant` (column 18)\nA line is {\"collection\""),
             "{missing}"
         );
-        assert!(refused("nonsense").starts_with("line 1: expected ident (column 2)"), "{}", refused("nonsense"));
+        assert!(rejected("nonsense").starts_with("line 1: expected ident (column 2)"), "{}", rejected("nonsense"));
     }
 }

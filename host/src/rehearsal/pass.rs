@@ -176,11 +176,11 @@ impl TenantPass<'_> {
             let outcome = runner.run_over(lane, Class::Live, part, attempts, None, self.documents.clone()).await?;
             self.result.batches += 1;
             let Outcome { handled, changes, dead_letters, stop, .. } = outcome;
-            if let Err(refused) = self.documents.write(changes) {
+            if let Err(rejected) = self.documents.write(changes) {
                 // As on a host, no result of the batch counts, and smaller batches find the event.
                 runner.code.current().handler.forget(&lane.tenant);
                 if part.len() == 1 {
-                    let reason = Reason::new("malformed-output", refused.to_string());
+                    let reason = Reason::new("malformed-output", rejected.to_string());
                     self.stop(lane, batch, first, reason, None);
                     return Ok(());
                 }

@@ -1,6 +1,6 @@
-//! Calls of a plugin without a database, in elapsed time ([`cpu`] has their CPU time): the cost of a new instance, and of batches of different
-//! sizes, compared with equivalent native code. Each call folds events of a tenant with a hundred
-//! carts, on a guest thread as in a host.
+//! Calls of a plugin without a database, in elapsed time; [`cpu`] measures their CPU time. The
+//! costs of a new instance, and of batches of different sizes, are compared with equivalent native
+//! code. Each call folds events of a tenant with a hundred carts, on a guest thread as in a host.
 
 pub mod cpu;
 

@@ -194,7 +194,7 @@ async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     until_error(folder.path(), "scripted", None).await;
     eventually("the new version runs", async || {
         let now = listed(&database, "scripted").await?;
-        (now.digest == entries(&database, "scripted").await.last()?.digest && now.refused.is_none()).then_some(())
+        (now.digest == entries(&database, "scripted").await.last()?.digest && now.rejected.is_none()).then_some(())
     })
     .await;
     append(&database, "s", 1).await;

@@ -19,7 +19,7 @@ async fn the_version_that_ran_last_runs_if_the_file_is_rejected_at_a_start() {
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     let now = eventually("the refusal is recorded", async || {
-        listed(&database, "scripted").await.filter(|now| now.refused.is_some())
+        listed(&database, "scripted").await.filter(|now| now.rejected.is_some())
     })
     .await;
     assert_eq!(now.digest, first);

@@ -27,8 +27,8 @@ impl File {
     }
 }
 
-/// All text files in the order of their paths, except generated code and those of git, cargo's
-/// build directory and `sandmill dev`.
+/// All text files in the order of their paths, except generated code and the files of git, of
+/// cargo's build directory and of `sandmill dev`.
 pub(super) fn files() -> Vec<File> {
     let root = sandmill_tests::host::root();
     let mut files = Vec::new();

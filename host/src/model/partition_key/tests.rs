@@ -132,14 +132,14 @@ fn deeply_nested_values_are_compared_as_they_are_spelled() {
 
 #[test]
 fn unreadable_data_has_no_key() {
-    let refused = |data: &str| Pointer::parse("/a").key(data).unwrap_err().to_string();
-    assert_eq!(refused(""), "expected a value at byte 0");
-    assert_eq!(refused(r#"{"a":"b""#), "expected `,` or `}` at byte 8");
-    assert_eq!(refused(r#"{"a":"b"#), "expected `\"` at byte 7");
-    assert_eq!(refused(r#"{"a" "b"}"#), "expected `:` at byte 5");
-    assert_eq!(refused(r#"{"a":nul}"#), "expected a value at byte 5");
-    assert_eq!(refused(r#"{"a":"\ud83d"}"#), "expected a string without half a surrogate pair at byte 5");
-    assert_eq!(refused(r#"{"a":"\u0000"}"#), "expected a key without U+0000 at byte 13");
+    let rejected = |data: &str| Pointer::parse("/a").key(data).unwrap_err().to_string();
+    assert_eq!(rejected(""), "expected a value at byte 0");
+    assert_eq!(rejected(r#"{"a":"b""#), "expected `,` or `}` at byte 8");
+    assert_eq!(rejected(r#"{"a":"b"#), "expected `\"` at byte 7");
+    assert_eq!(rejected(r#"{"a" "b"}"#), "expected `:` at byte 5");
+    assert_eq!(rejected(r#"{"a":nul}"#), "expected a value at byte 5");
+    assert_eq!(rejected(r#"{"a":"\ud83d"}"#), "expected a string without half a surrogate pair at byte 5");
+    assert_eq!(rejected(r#"{"a":"\u0000"}"#), "expected a key without U+0000 at byte 13");
     for number in ["01", "1.", ".5", "+1", "-", "1e", "1e+", "0x1", "1.e1", "--1", "1ee1"] {
         assert!(Pointer::parse("/a").key(&format!(r#"{{"a":{number}}}"#)).is_err(), "{number}");
     }

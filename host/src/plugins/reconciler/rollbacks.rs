@@ -115,7 +115,7 @@ impl Reconciler {
         let digest = former.digest.get(..12);
         tracing::warn!(plugin, digest, "its file is rejected; the version that ran last keeps running");
         let last = self.start.as_ref().and_then(|start| start.last_run(&plugin));
-        let rejected = last.and_then(|last| last.refused.as_ref()).map(|(_, reason, _)| reason.clone());
+        let rejected = last.and_then(|last| last.rejected.as_ref()).map(|(_, reason, _)| reason.clone());
         if self.candidate(&plugin).is_some() {
             // It stays rejected until then, also if this host ends before.
             let reason = self.rejections.reason(&plugin).cloned().or(rejected);

@@ -23,7 +23,7 @@ pub struct StartReport {
     /// The state of each running processor.
     pub states: Vec<(ProcessorId, watch::Receiver<ProcessorState>)>,
     /// Number of files that do not run, including those in whose place a former version runs.
-    pub refused: usize,
+    pub rejected: usize,
     /// Ids that have settings but no running processor.
     pub idle_settings: Vec<String>,
 }
@@ -75,7 +75,7 @@ impl Reconciler {
     pub(super) fn close_or_recall(&mut self, plugin: &str) {
         let Some(start) = self.start.as_ref().filter(|start| start.is_open(plugin)) else { return };
         let candidate = self.candidate(plugin).map(|checked| &checked.digest);
-        let rejected = start.last_run(plugin).and_then(|last| last.refused.as_ref()).map(|(digest, ..)| digest);
+        let rejected = start.last_run(plugin).and_then(|last| last.rejected.as_ref()).map(|(digest, ..)| digest);
         let runs = candidate.is_some() && candidate != rejected;
         if runs || !self.recall_for_start(plugin) {
             self.close(plugin);
@@ -134,7 +134,7 @@ impl Reconciler {
         let members = self.registry.members().iter();
         let report = StartReport {
             states: members.map(|(id, member)| (id.clone(), member.state.clone())).collect(),
-            refused: without_processor.max(self.rejections.len()) + unreadable,
+            rejected: without_processor.max(self.rejections.len()) + unreadable,
             idle_settings: self.registry.idle_settings().map(String::from).collect(),
         };
         if is_over {

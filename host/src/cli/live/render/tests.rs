@@ -95,12 +95,12 @@ fn a_frame_fits_its_canvas() {
 #[test]
 fn a_long_log_line_takes_a_few_rows() {
     let scene = Scene {
-        log: vec!["\x1b[2m\x1b[0m \x1b[31mERROR\x1b[0m refused: ".to_owned() + &"because ".repeat(40)],
+        log: vec!["\x1b[2m\x1b[0m \x1b[31mERROR\x1b[0m rejected: ".to_owned() + &"because ".repeat(40)],
         ..scene()
     };
     let shown = frame(&scene, &Canvas { is_coloured: true, ..PLAIN });
     let rows = &shown[shown.len() - 3..];
-    assert!(rows[0].starts_with("\x1b[33mERROR refused: because"), "{rows:?}");
+    assert!(rows[0].starts_with("\x1b[33mERROR rejected: because"), "{rows:?}");
     assert!(rows.iter().all(|row| measure_text_width(row) == 100), "{rows:?}");
 }
 
