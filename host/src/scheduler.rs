@@ -5,8 +5,8 @@
 //! class. A tenant is charged for the CPU time of its polls, including the host's work inside them,
 //! as the thread's own CPU clock measures it. A guest's future yields after every slice (see
 //! `sandbox::meter`) and is queued again; one that waits for the host is queued when it is woken. A
-//! tenant with dedicated threads also has its own ring. The results of work behind the log's head are
-//! reported several at once (`held_wakes`). Dropping the future that [`Scheduler::run`]
+//! tenant with dedicated threads also has its own ring. Several results of work behind the log's
+//! head are reported at once (see [`held_wakes`]). Dropping the future that [`Scheduler::run`]
 //! returned drops the guest's future at its next slice at the latest. The threads end with the
 //! scheduler.
 
