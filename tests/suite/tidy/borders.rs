@@ -196,8 +196,8 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
     ("std::thread::spawn", &["scheduler"], "only the scheduler and the engine's ticker have threads"),
     (
         "std::thread::Builder",
-        &["scheduler", "sandbox", "telemetry", "cli"],
-        "only the scheduler, the engine's ticker, the writers of output, and a command beside its signals have threads",
+        &["scheduler", "sandbox", "consumer", "telemetry", "cli"],
+        "only the scheduler, the engine's ticker, the poller of the head, the writers of output, and a command beside its signals have threads",
     ),
     (
         "std::process::exit",
