@@ -71,7 +71,7 @@ create table sandmill.exceptions (
   -- The lane's state:
   -- * catching-up: reads the log itself.
   -- * retrying: waits for its next attempt.
-  -- * blocked: failed, and waits for a person.
+  -- * blocked: failed, and waits for manual action.
   -- * paused: an operator paused it.
   state text not null check (state in ('catching-up', 'retrying', 'blocked', 'paused')),
   -- How often the next event has been tried.

@@ -19,7 +19,7 @@ const UNIQUE_ID: &str = "events_tenant_id_key";
 /// [`Database`](AppendError::Database).
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The stream is at another version than expected. Read it again and repeat the decision.
+    /// The stream is not at the expected version. Read it again and repeat the decision.
     #[error(
         "stream {stream} of tenant {tenant} is at version {actual}, expected {expected}; read it again and repeat the \
          decision"

@@ -66,7 +66,7 @@ pub enum Ended {
 /// person reads.
 const BLOCKED_LANES: i64 = 20;
 
-/// Lanes, or whole processors, that need a person.
+/// Lanes, or whole processors, that need attention.
 #[derive(Debug, Default)]
 pub struct BlockedLanes {
     first: Vec<BlockedLane>,
@@ -90,7 +90,7 @@ impl BlockedLanes {
     }
 }
 
-/// A lane, or a whole processor, that needs a person.
+/// A lane, or a whole processor, that needs attention.
 #[derive(Debug)]
 pub struct BlockedLane {
     /// The processor.
@@ -106,11 +106,11 @@ pub struct BlockedLane {
 pub enum Until {
     /// It ends only when it is asked to stop.
     Stopped,
-    /// It ends when all events that were visible at the start are handled, or need a person.
+    /// It ends when all events that were visible at the start are handled, or need attention.
     CaughtUp,
 }
 
-/// What a host does at its start if another host runs on the database.
+/// What a host does on startup if another host runs on the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherHost {
     /// It waits a moment, then fails.
@@ -453,7 +453,7 @@ fn announce(begun: &StartReport, config: &Config, until: Until) -> Option<Nothin
 }
 
 /// Waits until every processor has handled all events visible in `head`, except those of lanes that
-/// need a person.
+/// need attention.
 async fn caught_up(
     states: &[(ProcessorId, watch::Receiver<ProcessorState>)],
     head: &Snapshot,
@@ -473,14 +473,14 @@ async fn caught_up(
     }
 }
 
-/// Reads which lanes and processors need a person.
+/// Reads which lanes and processors need attention.
 async fn blocked(states: &[(ProcessorId, watch::Receiver<ProcessorState>)], db: &Db) -> anyhow::Result<BlockedLanes> {
     let mut blocked = BlockedLanes::default();
     let mut session = None;
     for (processor, state) in states {
         let (lanes, paused) = {
             let now = state.borrow();
-            (now.lanes_needing_person, now.paused.clone())
+            (now.lanes_needing_attention, now.paused.clone())
         };
         blocked.all += usize::from(paused.is_some());
         let whole = paused.map(|reason| BlockedLane { processor: processor.clone(), lane: None, reason });
@@ -492,7 +492,7 @@ async fn blocked(states: &[(ProcessorId, watch::Receiver<ProcessorState>)], db: 
             session = Some(db.connect("start").await.context("read which lanes are blocked")?);
         }
         let Some(session) = &session else { continue };
-        let (first, all) = lane_checkpoints::needing_person(session, processor, BLOCKED_LANES).await?;
+        let (first, all) = lane_checkpoints::needing_attention(session, processor, BLOCKED_LANES).await?;
         blocked.all += all as usize;
         let first = first.into_iter().map(|(lane, reason)| (Some(lane), reason));
         blocked.first.extend(first.map(|(lane, reason)| BlockedLane { processor: processor.clone(), lane, reason }));

@@ -162,8 +162,8 @@ pub struct ProcessorState {
     pub seen: Option<Snapshot>,
     /// Lanes behind the cursor that continue by themselves.
     pub lanes_moving: usize,
-    /// Lanes behind the cursor that need a person; their rows have the reason.
-    pub lanes_needing_person: usize,
+    /// Lanes behind the cursor that need attention; their rows have the reason.
+    pub lanes_needing_attention: usize,
     /// Why the whole processor is paused, if it is.
     pub paused: Option<Reason>,
     /// The number of changes of tenants' own processors that it has applied.

@@ -4,8 +4,8 @@
 //! can neither forge the host's own fields nor control a terminal. Text is coloured only on a
 //! terminal.
 //!
-//! The environment selects what is logged. The settings ([`Config`]) select the format, which is
-//! text until they are read, and if they are invalid.
+//! The environment selects what is logged. The settings ([`Config`]) select the format. Until they
+//! are read, or if they are invalid, it is text.
 //!
 //! Logging never blocks work: lines go through a bounded queue ([`Outlet`]), and are dropped and
 //! counted if nobody reads them. All other messages on standard error go through the same queue

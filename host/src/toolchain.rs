@@ -6,8 +6,9 @@
 //! language's runtime. The component is moved to its destination by a rename, so a host that
 //! watches the folder never sees half a file. A build blocks, and may take a minute the first time.
 //!
-//! Side effects may surprise, and are reported: a missing target is added to rustup's toolchain.
-//! Compiled dependencies and a script's tool are kept in [the user's cache](cache) for all plugins.
+//! Side effects that may surprise the user are reported: a missing target is added to rustup's
+//! toolchain. Compiled dependencies and a script's tool are kept in [the user's cache](cache) for
+//! all plugins.
 
 mod cache;
 mod cargo;

@@ -5,9 +5,10 @@
 //! line.
 //!
 //! The cases are those in which followers of a log may lose, repeat or reorder events: transactions
-//! that end in another order than they began, that end between two pages, or never; savepoints;
-//! prepared transactions. Other tests run on the same server, and its snapshots contain their
-//! transactions too. So a case never asserts the value of a snapshot, only which events it sees.
+//! that end in a different order from the one in which they began, that end between two pages, or
+//! that never end; savepoints; prepared transactions. Other tests run on the same server, and its
+//! snapshots contain their transactions too. So a case never asserts the value of a snapshot, only
+//! which events it sees.
 
 use std::{
     collections::BTreeMap,

@@ -2,9 +2,9 @@
 //!
 //! The transactions have a random length and write several streams of several tenants. They take
 //! their xid early or late, roll back savepoints or everything, and sleep in between. So positions
-//! become visible in another order than they were assigned. Streams are locked in one order, so
-//! that writers do not deadlock. The events suit `plane-log` and `scripted`, also by property: a
-//! stream's events have the same `lane`, and streams of a tenant share lanes.
+//! become visible in a different order from the one in which they were assigned. Streams are locked
+//! in one order, so that writers do not deadlock. The events suit `plane-log` and `scripted`, also
+//! by property: a stream's events have the same `lane`, and streams of a tenant share lanes.
 
 use std::{
     sync::{

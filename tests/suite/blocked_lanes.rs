@@ -1,5 +1,5 @@
-// Very many lanes that wait for a person. They are counted, shown in part, and cost nothing until
-// they are resumed.
+// Very many lanes that wait for manual action. They are counted, shown in part, and cost nothing
+// until they are resumed.
 
 use std::collections::BTreeMap;
 

@@ -45,8 +45,8 @@ impl Naive {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_sees_every_event_once_while_a_naive_one_loses_some() {
     let mut random = Random::seeded();
-    // A few rounds usually suffice: in each, hundreds of transactions commit in another order than
-    // they drew their positions.
+    // A few rounds usually suffice: in each, hundreds of transactions commit in a
+    // different order from the one in which they drew their positions.
     for _ in 0..5 {
         let database = database().await;
         let forgotten = hold_an_xid(&database.db).await;

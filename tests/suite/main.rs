@@ -4,7 +4,7 @@
 mod anchors;
 // Checks and tests of plugins without a database, for authors.
 mod authors;
-// Very many lanes that need a person.
+// Very many lanes that need attention.
 mod blocked_lanes;
 // The interface of the command line: help, JSON, settings and exit codes.
 mod cli;

@@ -116,7 +116,7 @@ async fn cancelled_statements_only_delay_the_host() {
         "lock table sandmill.lane_checkpoints in share mode",
     ];
     for round in 0..8 {
-        // This locks rows in another order than commits do, so PostgreSQL may abort it for a
+        // This locks rows in a different order from commits, so PostgreSQL may abort it for a
         // deadlock.
         eventually("the locks are held", async || {
             let held = session.batch_execute(&format!("begin; {}", holds[round % holds.len()])).await;
@@ -244,7 +244,7 @@ async fn rejected_data_blocks_exactly_the_lanes_that_wrote_it() {
     assert_log(&database, COLLECTIONS[0], &before).await;
     assert_log(&database, COLLECTIONS[1], &format!("{others} or e.stream = 'fine' or e.version < 5")).await;
 
-    // Without the obstacle, and resumed by a person, they catch up.
+    // Without the obstacle, and resumed manually, they catch up.
     for collection in COLLECTIONS {
         let table = database.table(collection).await;
         let sql = format!("alter table {table} drop constraint picky; drop trigger picky on {table}");

@@ -104,7 +104,7 @@ impl Tour {
                 let (is_success, printed) = self.output(block, way).await;
                 assert!(is_success, "{page}:{line} failed:\n{text}\n{printed}");
                 let missing = missing(shown.as_deref(), &printed);
-                assert_eq!(missing, None, "{page}:{line} prints other output than the page shows:\n{printed}");
+                assert_eq!(missing, None, "{page}:{line} prints output that differs from the page:\n{printed}");
             }
         }
     }

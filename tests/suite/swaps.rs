@@ -224,7 +224,7 @@ async fn a_fixed_plugin_resumes_a_blocked_lane() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A swap retries blocked lanes, but not paused ones: those wait until a person lifts the pause.
+/// A swap retries blocked lanes, but not paused ones: those wait until the pause is lifted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_plugin_leaves_a_paused_lane_waiting() {
     let database = database().await;

@@ -120,7 +120,7 @@ async fn a_lane_paused_by_the_settings_continues_where_it_stopped() {
         ]
     );
     assert_scripted_log(&database, "e.tenant = 'free' or e.version <= 2").await;
-    // A change of the settings is enough: no person has to resume the lanes.
+    // A change of the settings is enough: nobody has to resume the lanes.
     let ended = catch_up(&database, &["scripted"], &[]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     assert_scripted_log(&database, "true").await;

@@ -111,7 +111,7 @@ fn list(text: &str) -> Result<Parameters, String> {
         let (name, after) = rest.split_once('=').ok_or("a word has no `=` after it; write NAME=VALUE")?;
         let name = name.trim_end();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err("the text before a `=` is no parameter's name".into());
+            return Err("the text before a `=` is not a parameter's name".into());
         }
         let (value, after) = value(after.trim_start())?;
         found.insert(name.into(), value);
@@ -172,7 +172,7 @@ mod tests {
             ("postgres://u@h/d?secret", "no `=`"),
             ("mysql://u:secret@h/d", "not begin with postgresql://"),
             ("host=h secret", "no `=`"),
-            ("my secret=h", "no parameter's name"),
+            ("my secret=h", "not a parameter's name"),
             ("password='secret", "no closing"),
         ];
         for (text, why) in cases {

@@ -2,8 +2,8 @@
 //!
 //! Without a configured database it starts a private PostgreSQL with its data in `.sandmill`. Other
 //! commands started in that folder find it. `dev` runs the plugins folder as `run` does, and
-//! creates the folder if it is missing. At its start it retries lanes that were blocked when it
-//! last ended. It shows the live view on a terminal, and the log otherwise.
+//! creates the folder if it is missing. On startup it retries lanes that were blocked when it last
+//! ended. It shows the live view on a terminal, and the log otherwise.
 
 mod sources;
 mod suggestions;

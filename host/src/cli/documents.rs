@@ -27,9 +27,9 @@ Examples:
   sandmill documents route_performance --json > documents.ndjson";
 
 const DETAILS: &str = "\
-Each line shows tenant, id, version and data, after the view's name if the name selects several
-views. On a terminal, lines are cut at the edge unless --wide is given. The shared collection
-comes before the tenants' own collections of the same name.
+Each line shows tenant, id, version and data. If the name matches several views, each line begins
+with the view's name. On a terminal, lines are cut at the edge unless --wide is given. The shared
+collection comes before the tenants' own collections of the same name.
 
 With --json, each line is an object; view is the view's name without its schema:
   {\"view\", \"tenant\", \"id\", \"version\", \"data\"}
@@ -40,7 +40,7 @@ Exit codes: 0 all matching documents were printed; 1 failed, or a document could
 #[derive(Debug, clap::Args)]
 #[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct DocumentsArgs {
-    /// A collection's name, which selects the shared collection and tenants' own; or one view, such
+    /// A collection (the shared one and all tenants' own ones of that name), or a single view, such
     /// as orders@acme
     collection: String,
     /// Only documents of this tenant, from the shared collection and its own

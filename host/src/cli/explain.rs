@@ -31,7 +31,7 @@ Findings name the cause and, if there is one, the remedy. Causes are errors, pau
 limits, a used-up share of CPU time, locks of other sessions, and missing plugins or hosts.
 
 Each finding is marked as:
-  stuck   does not proceed without a person
+  stuck   does not proceed without manual action
   behind  proceeds, or will do so automatically; its pace is shown
   note    nothing is behind because of it
 

@@ -38,12 +38,13 @@ Examples:
 const DETAILS: &str = "\
 The command can be repeated at any time; existing tables and data stay.
 
-Privileges: the user must be able to connect, and needs
-  - to create the schemas sandmill, sandmill_documents and sandmill_tenant if they are missing
-  - to use everything in them; to own it while migrations are pending
-  - to create views in the schema public, or that of --views-schema (since PostgreSQL 15 no role
-    has this privilege in public by default)
-  - to own the views of the collections
+Privileges: the role must be able to connect, and must have:
+  - the right to create the schemas sandmill, sandmill_documents and sandmill_tenant if they are
+    missing
+  - usage of all objects in them, and ownership while migrations are pending
+  - the right to create views in the schema public, or that of --views-schema (since PostgreSQL 15
+    no role has it in public by default)
+  - ownership of the collections' views
 `sandmill run` needs the same. If a privilege is missing, nothing is changed, the exit code is
 1, and the statements that grant it are printed for a superuser to run.
 
@@ -73,7 +74,7 @@ pub(super) struct MigrateArgs {
     views_schema: Option<String>,
     /// Adopt a store that was restored into another cluster, or whose cluster was upgraded with
     /// pg_upgrade; until then nothing can be appended. Renumbers all events and cursors in one
-    /// transaction; no host may be running
+    /// transaction; a host must not be running
     #[arg(long)]
     reanchor: bool,
     /// With --reanchor: the first position appended since the restore; every processor handles the

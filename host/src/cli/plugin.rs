@@ -47,7 +47,7 @@ Examples:
   sandmill plugin build --json my-plugin | jq -r .file",
     after_help = "\
 Rust: a folder with a Cargo.toml is built with cargo, whose output goes to standard error. A
-missing WebAssembly target is installed with rustup, if possible. A crate that is no part of a
+missing WebAssembly target is installed with rustup, if possible. A crate that is not part of a
 workspace is compiled in ~/.cache/sandmill/target, so that plugins share their dependencies,
 unless you choose a target directory as for cargo (CARGO_TARGET_DIR).
 

@@ -108,7 +108,7 @@ struct RollbackArgs {
     /// The plugin: its file's name without .wasm
     plugin: String,
     /// The reason, for the plugin's history
-    #[arg(long, default_value = "by a person")]
+    #[arg(long, default_value = "manual rollback")]
     reason: String,
 }
 

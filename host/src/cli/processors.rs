@@ -76,7 +76,7 @@ Examples:
 Removes the processor's position in the log, its lanes, pauses and dead letters, and with
 --drop-documents its documents.
 
-First take the plugin's file out of the plugins folder: no host may be running the processor.
+First take the plugin's file out of the plugins folder: a host must not be running the processor.
 If the file returns later, the processor starts from the first event. If its documents were
 kept, the file is rejected, because every event would be applied to them again. To allow that,
 set on-change = \"continue\" in the manifest.

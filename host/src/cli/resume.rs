@@ -25,8 +25,8 @@ Examples:
   sandmill resume route-performance --tenant UA
   sandmill resume seats --tenant UA --key flight-1545",
     after_help = "\
-A running host acts on it within a second; otherwise the next host does when it starts. Pauses
-in the same scope are lifted, and blocked lanes are retried.
+A running host applies the command within a second; if none runs, the next host applies it when
+it starts. Pauses in the same scope are lifted, and blocked lanes are retried.
 
 With --json it prints one object. \"stillPaused\" says who paused the whole processor, or is null:
   {\"processor\", \"tenant\", \"key\", \"pausesLifted\", \"lanesResumed\", \"stillPaused\"}"

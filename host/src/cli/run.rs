@@ -37,7 +37,7 @@ dropped and counted. --set log.format=json (SANDMILL_LOG_FORMAT=json) writes one
 per line:
   {\"timestamp\", \"level\", \"target\", \"message\", \"fields\"}
 
-One host at a time runs on a database. A second one waits 10 s, then exits with code 3. With
+Only one host runs on a database. A second one waits 10 s, then exits with code 3. With
 --standby it waits until the first one is gone, then takes over. A host that loses its database
 to another host, for example after an outage, exits with code 3: let your service manager
 restart it with --standby.

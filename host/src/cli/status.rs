@@ -36,8 +36,8 @@ Examples:
 const DETAILS: &str = "\
 Columns:
   STATE         see below
-  LAG           events not handled yet; `≥` marks a lower bound: of each lane behind, only the
-                first event is counted
+  LAG           events not handled yet; `≥` marks a lower bound, which counts only the first
+                event of each lane behind
   AGE           time since the oldest of them was recorded
   RATE          events handled per second, recently
   HANDLED       events handled in total
@@ -48,7 +48,8 @@ States:
   behind        events are pending
   waiting       reads no events for now; a line below the table shows why
   catching-up, paused, retrying, blocked
-                the worst state of its lanes; paused also if the whole processor is
+                the worst state of its lanes; `paused` also means that the whole processor is
+                paused
   failing       an error keeps ending its work; `sandmill explain` shows the remedy
   rejected, absent, no host
                 nothing runs it; see `sandmill processors list --help`
@@ -190,7 +191,7 @@ impl StatusReport {
         Ok(StatusReport { host, rejected_files, replaced: replaced.collect(), idle: idle.collect(), status })
     }
 
-    /// Whether something will not proceed without a person.
+    /// Whether something will not proceed without manual action.
     fn needs_attention(&self) -> bool {
         let is_stuck = |p: &&ProcessorStatus| {
             p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.idle.contains_key(&p.id)

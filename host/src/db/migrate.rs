@@ -248,7 +248,7 @@ pub async fn migrate_for_views_in(
                 tracing::info!(migration = name, "applied migration");
                 applied.names.push(name);
             }
-            // A session that reads several tables may lock them in another order than the
+            // A session that reads several tables may lock them in a different order from the
             // migration. PostgreSQL rolled the migration back, so it can run again.
             Err(MigrateError::Failed { name, source })
                 if source.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) && deadlocks < DEADLOCKS =>

@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Does not proceed without a person.
+    /// Does not proceed without manual action.
     Stuck,
     /// Proceeds, or will do so automatically.
     Behind,

@@ -54,7 +54,7 @@ pub enum HaltAction {
         /// The shortest delay that the handler asks for, if any.
         after: Option<Duration>,
     },
-    /// Blocks the lane until a person resumes it.
+    /// Blocks the lane until it is resumed manually.
     Stop,
 }
 

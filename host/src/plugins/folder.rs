@@ -214,7 +214,7 @@ fn scan_tenant(
 ) -> Result<(), Refusal> {
     let name = OsStr::new(tenant.as_str());
     if kind == FileType::Symlink && within.kind(name)? != FileType::Directory {
-        // A link to a file is no tenant's folder.
+        // A link to a file is not a tenant's folder.
         return Ok(());
     }
     let folder = within.tenant(name)?;

@@ -1,9 +1,9 @@
-//! Change notifications of the file system for the plugins folders, which are only hints to scan.
+//! File-system change notifications for the plugins folders, used only as hints to scan.
 //!
 //! Hints get lost: on network file systems, when a folder is replaced, when too many arrive at
 //! once. So the caller also scans on a timer, more often where a folder is not watched. A hint
-//! carries no information except that it arrived. Beside the hints, the components are recorded
-//! that were renamed into place: those are complete.
+//! carries no information except that it arrived. This module also records components that were
+//! renamed into place, because those are complete.
 //!
 //! Exactly the folders that are read are watched, without their subfolders and without following
 //! links. Otherwise a tenant could make the host watch the whole file system.
@@ -36,7 +36,7 @@ pub(super) struct Hints {
 struct Renames(BTreeSet<PathBuf>);
 
 impl Renames {
-    /// Takes a notification that is no hint of a read.
+    /// Takes a notification, unless it only reports a read.
     fn take(&mut self, event: &Event) {
         match event.kind {
             EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {

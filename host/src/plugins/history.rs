@@ -223,7 +223,7 @@ pub async fn latest_allowed(
     Ok(row.map(|row| row.get(0)))
 }
 
-/// A version that must not run again, because it failed its trial or a person rolled it back.
+/// A version that must not run again, because it failed its trial or was rolled back manually.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VersionHold {
     /// The plugin's name.

@@ -1,7 +1,7 @@
 //! The journal: the reconciler's database session, and the history entries and holds that are not
 //! written yet.
 //!
-//! An entry about a running version is kept and retried until it is written, and so is a hold.
+//! An entry about a running version, or a hold, is kept and retried until it is written.
 //! Other entries are written once; if that fails, only the log has them.
 
 mod holds;

@@ -99,8 +99,8 @@ impl Registry {
         }
     }
 
-    /// Resumes the lanes that the shared processor has blocked for the tenant. They wait for the
-    /// tenant's own processor, which replaces it now, and no longer for a person.
+    /// Resumes the tenant's blocked lanes in the shared processor. They need no attention any more:
+    /// they wait for the tenant's own processor, which now replaces the shared one.
     pub async fn resume_replaced(&self, session: &Session, own: &ProcessorId) {
         let Some(tenant) = own.owner() else { return };
         let family = ProcessorId::from(own.family().clone());
@@ -241,7 +241,7 @@ impl Registry {
         Some(report)
     }
 
-    /// Retries the blocked lanes of a processor because a person asked for it.
+    /// Retries the blocked lanes of a processor on request.
     pub async fn retry_blocked(&self, session: &Session, id: &ProcessorId) {
         if self.members.contains_key(id) {
             blocked::retry_all(session, id, None).await;

@@ -8,10 +8,9 @@
 //! **Crashes.** A crash of the database can undo events and documents that a term has read. The
 //! term must not commit results that are based on them. If the term had its own session, the crash
 //! would end that session and the term. A shared session, however, may have been opened after the
-//! crash. So each session for commits records a time since which the database has not crashed. A
-//! term uses only sessions whose time is before the term's beginning. A new session takes the time
-//! from the session of the host lock. If that session still answers, the database has not crashed
-//! since it was opened.
+//! crash. So each commit session records `unbroken_since`. This is normally when the host lock's
+//! session was opened: as long as that session answers, the database has not crashed since then. A
+//! term uses only commit sessions whose `unbroken_since` is not later than the term's beginning.
 
 use std::{
     collections::BTreeSet,

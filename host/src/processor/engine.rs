@@ -609,7 +609,7 @@ impl<'a> Engine<'a> {
                 let attempts = if outcome.handled == 0 { work.attempts.saturating_add(1) } else { 1 };
                 let position = work.events.get(outcome.handled).map_or(0, |event| event.position);
                 let spread = u64::from(lane.bucket()) << 32 | position as u64;
-                let at = SystemTime::now() + retry::pause(attempts, after, spread);
+                let at = SystemTime::now() + retry::delay(attempts, after, spread);
                 Ending::Stopped(LaneState::Retrying { at, reason })
             }
         };
@@ -739,11 +739,11 @@ impl<'a> Engine<'a> {
 
     /// The state for observers.
     fn state(&self) -> ProcessorState {
-        let (rows, need_person) = self.in_flight.rows_counted();
+        let (rows, need_attention) = self.in_flight.rows_counted();
         ProcessorState {
             seen: Some(self.in_flight.settled().seen().clone()),
-            lanes_moving: rows - need_person + self.in_flight.rows_pending(),
-            lanes_needing_person: need_person,
+            lanes_moving: rows - need_attention + self.in_flight.rows_pending(),
+            lanes_needing_attention: need_attention,
             paused: self.in_flight.paused().cloned(),
             replaced: self.replaced,
         }

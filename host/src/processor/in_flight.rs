@@ -270,11 +270,11 @@ impl<T: Weighted> InFlight<T> {
         active.chain(self.parked.iter().map(|(key, lane)| (key, &lane.row)))
     }
 
-    /// The number of lanes with rows, and the number of those that need a person.
+    /// The number of lanes with rows, and the number of those that need attention.
     pub fn rows_counted(&self) -> (usize, usize) {
         let active = || self.lanes.values().filter_map(|lane| lane.row.as_ref());
-        let waiting = active().filter(|row| row.state.needs_person()).count();
-        (self.parked.len() + active().count(), self.parked.needing_person() + waiting)
+        let waiting = active().filter(|row| row.state.needs_attention()).count();
+        (self.parked.len() + active().count(), self.parked.needing_attention() + waiting)
     }
 
     /// Whether a lane has a row.
@@ -471,7 +471,7 @@ impl<T: Weighted> InFlight<T> {
             Ending::Stopped(state) => {
                 lane.stop = Some(LaneStop {
                     page: work.page,
-                    // Another processor handles the event now, so no person needs to fix anything.
+                    // Another processor handles the event now, so nothing needs to be fixed.
                     state: replaced.map_or(state, LaneState::Paused),
                     attempts: if handled == 0 { work.attempts.saturating_add(1) } else { 1 },
                     event_position: work.events.get(handled).map(|event| event.position),
@@ -501,7 +501,7 @@ impl<T: Weighted> InFlight<T> {
     /// Every step that may bring a lane into such a state calls this.
     fn park_or_remove(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get(key) else { return };
-        let may_continue = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_person());
+        let may_continue = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_attention());
         if lane.is_redundant() {
             self.lanes.remove(key);
         } else if lane.is_parkable() && may_continue(lane) && self.is_paused(key) {
@@ -579,7 +579,7 @@ impl<T: Weighted> InFlight<T> {
     {
         let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
         lane.reading = false;
-        if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.needs_person()) {
+        if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.needs_attention()) {
             // It was paused during the reading, and its row may already say so.
             lane.feed = Feed::Detached;
             lane.drop_queue();
@@ -677,14 +677,14 @@ impl<T: Weighted> InFlight<T> {
     fn apply_pause(&mut self, key: &LaneKey) {
         let Some(pause) = self.pauses().find(|pause| !pause.covers_processor() && pause.covers(key)) else { return };
         let (cursor, reason) = (self.cursor, pause.reason.clone());
-        if self.parked.get(key).is_some_and(|lane| lane.row.state.needs_person()) {
+        if self.parked.get(key).is_some_and(|lane| lane.row.state.needs_attention()) {
             return;
         }
         self.unpark(key);
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
         let waits = |state: &LaneState| matches!(state, LaneState::Blocked(_) | LaneState::Paused(_));
         if lane.stop.as_ref().is_some_and(|stop| waits(&stop.state))
-            || lane.row.as_ref().is_some_and(|row| row.state.needs_person())
+            || lane.row.as_ref().is_some_and(|row| row.state.needs_attention())
         {
             return;
         }
@@ -698,7 +698,7 @@ impl<T: Weighted> InFlight<T> {
         lane.drop_queue();
     }
 
-    /// Resumes a waiting lane, because a person requested it or a new version runs. It stays
+    /// Resumes a waiting lane, on request or because a new version runs. It stays
     /// stopped while a pause covers it.
     pub fn resume(&mut self, key: &LaneKey) {
         self.parked.resume(key);

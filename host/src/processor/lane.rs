@@ -85,7 +85,7 @@ pub enum RunStop {
         /// The cause.
         reason: Reason,
     },
-    /// It waits for a person.
+    /// It waits for manual action.
     Block(Reason),
 }
 

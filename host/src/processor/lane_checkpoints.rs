@@ -52,7 +52,7 @@ pub enum LaneState {
         /// The cause.
         reason: Reason,
     },
-    /// It failed, and waits for a person.
+    /// It failed, and waits for manual action.
     Blocked(Reason),
     /// It is paused.
     Paused(Reason),
@@ -99,15 +99,15 @@ pub enum RowState {
         /// The time of that attempt.
         at: SystemTime,
     },
-    /// It failed, and waits for a person.
+    /// It failed, and waits for manual action.
     Blocked,
     /// It is paused.
     Paused,
 }
 
 impl RowState {
-    /// Whether it waits for a person.
-    pub fn needs_person(self) -> bool {
+    /// Whether it waits for manual action.
+    pub fn needs_attention(self) -> bool {
         matches!(self, RowState::Blocked | RowState::Paused)
     }
 
@@ -212,22 +212,22 @@ pub async fn resume_these(
     Ok(rows.iter().filter_map(lane).collect())
 }
 
-/// Resumes the blocked lanes of a tenant whose own processor replaces this one. They then wait for
-/// that processor to end instead of for a person, and retry.
+/// Resumes the blocked lanes of a tenant whose own processor replaces this one. They then need
+/// no attention: they wait until that processor ends, then retry.
 pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant: &TenantId) -> Result<u64, Error> {
     let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&processor.as_str(), &tenant.as_str()];
     session.execute(include_str!("lane_checkpoints/resume_replaced.sql"), &params).await
 }
 
-/// The first lanes of a processor that need a person, at most `most`, with their reasons, and the
+/// The first lanes of a processor that need attention, at most `most`, with their reasons, and the
 /// number of all such lanes.
-pub async fn needing_person(
+pub async fn needing_attention(
     session: &Session,
     processor: &ProcessorId,
     most: i64,
 ) -> Result<(Vec<(LaneKey, Reason)>, u64), Error> {
     let rows =
-        session.query(include_str!("lane_checkpoints/needing_person.sql"), &[&processor.as_str(), &most]).await?;
+        session.query(include_str!("lane_checkpoints/needing_attention.sql"), &[&processor.as_str(), &most]).await?;
     let all = rows.first().map_or(0, |row| row.get::<_, i64>(4) as u64);
     let why = |row: &Row| Some((lane(row)?, Reason::new(row.get(2), row.get::<_, &str>(3))));
     Ok((rows.iter().filter_map(why).collect(), all))

@@ -2,8 +2,8 @@
 //! later one.
 //!
 //! Documents depend on the event types, the partitioning and the read-model version that built
-//! them. If one of these differs in a plugin, it would mix its documents with those that other code
-//! built. So it is rejected.
+//! them. A plugin that differs in one of these would mix two read models in one collection, so it
+//! is rejected. `on-change = "continue"` allows all differences but the partitioning.
 
 use futures_util::future::join_all;
 
@@ -65,7 +65,7 @@ pub struct Registration<'a> {
     /// SHA-256 of the file.
     pub digest: &'a str,
     /// Whether it continues documents that were built of other event types or by another read-model
-    /// version. Other partitioning is always rejected.
+    /// version. A difference in the partitioning is always rejected.
     pub adopts: bool,
 }
 

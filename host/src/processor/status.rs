@@ -100,7 +100,7 @@ pub struct RunningProcessor {
 pub struct LaneCounts {
     /// Lanes in any state.
     pub all: i64,
-    /// Lanes that failed, and wait for a person.
+    /// Lanes that failed, and wait for manual action.
     pub blocked: i64,
     /// Lanes that wait for their next attempt.
     pub retrying: i64,

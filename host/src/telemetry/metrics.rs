@@ -110,7 +110,7 @@ pub struct ProcessorGauges {
     pub lanes: Vec<(&'static str, i64)>,
     /// Dead letters.
     pub dead_letters: i64,
-    /// Whether a person has paused it.
+    /// Whether an operator has paused it.
     pub paused: bool,
 }
 
@@ -280,7 +280,7 @@ impl Collector for GaugeCollector {
         to.gauges(("lanes_behind", "Lanes behind, by processor and state"), None, lanes)?;
         let letters = ("dead_letters", "Dead letters, by processor; at most 10000 are counted");
         to.gauges(letters, None, all().map(|p| (vec![("processor", &*p.id)], p.dead_letters)))?;
-        let paused = ("paused", "1 while a person has paused the processor");
+        let paused = ("paused", "1 while an operator has paused the processor");
         to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))?;
         // Without tenants, these metrics would be listed without any sample.
         if gauges.tenants.is_empty() { Ok(()) } else { TenantGauges::encode(&gauges.tenants, &mut to) }

@@ -447,7 +447,7 @@ impl World {
                 .host
                 .in_flight
                 .rows()
-                .filter(|(_, row)| row.state.needs_person())
+                .filter(|(_, row)| row.state.needs_attention())
                 .map(|(key, _)| {
                     let reason = self.database.rows.get(key).and_then(|row| row.state.reason());
                     (key.clone(), reason.is_some_and(|reason| reason.class == "refused-commit"))

@@ -1,5 +1,5 @@
 //! Hostile text of tenants and plugins, in every output: no character that controls a terminal or
-//! ends a line leaves the host, and no list floods a person.
+//! ends a line leaves the host, and no list floods its reader.
 
 use std::{path::Path, process::Output};
 

@@ -71,7 +71,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
         (rows(&database, sql).await == ["(paused,replaced)"]).then_some(())
     })
     .await;
-    // Nothing is behind, and no person has to act.
+    // Nothing is behind, and no action is needed.
     assert_eq!(database.lanes_behind("scripted").await, Vec::<String>::new());
     let status = json(&database, &["status", "--json", "--check"]).await;
     assert_eq!(status["replaced"], json!([{"processor": "scripted", "tenant": "acme", "by": "acme/scripted"}]));
@@ -93,7 +93,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
         let shown = run(&database, &[command]).await.unwrap();
         assert!(shown.contains(&format!("{note}\n")), "{shown}");
     }
-    // Lanes that a person resumes still wait.
+    // Lanes that are resumed manually still wait.
     run(&database, &["resume", "scripted", "--tenant", "acme"]).await.unwrap();
 
     // Acme's own processor stays in place after a swap and after a rejected file.
@@ -122,7 +122,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
 }
 
 /// A tenant whose events the shared plugin cannot handle gets its own plugin. Its blocked lanes of
-/// the shared processor then need no person, and are retried once the own plugin is removed.
+/// the shared processor then need no attention, and are retried once the own plugin is removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn blocked_lanes_of_the_shared_processor_wait_for_the_tenants_own_one() {
     let database = database().await;

@@ -98,7 +98,7 @@ async fn a_standby_is_rejected() {
     let server = Embedded::start(Options::default()).await.unwrap();
     let signal = server.log().with_file_name("data/standby.signal");
     std::fs::write(&signal, "").unwrap();
-    // The server must be able to flush this file, and may run as another user than the test.
+    // The server must be able to flush this file, and may run as a different user from the test.
     std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
     server.restart().await.unwrap();
     let mut session = Db::parse(&server.address()).unwrap().connect("test").await.unwrap();

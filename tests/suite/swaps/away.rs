@@ -40,7 +40,7 @@ async fn rolled_back(database: &Database, folder: &Path) -> Host {
     until_retained(database, "scripted", 2).await;
     command(database, &["rollback", "scripted"]).await.unwrap();
     until_event(database, "scripted", "rolled-back", 1).await;
-    until_error(folder, "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(folder, "scripted", Some("this version was rolled back: manual rollback")).await;
     host
 }
 
@@ -58,7 +58,7 @@ async fn a_start_on_an_empty_folder_keeps_what_a_later_start_needs() {
     let cache = format!("compile.cache={}", cache.path().display());
     let host = Host::start_in(&database, &volume.folder(), &[&cache]);
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
-    until_error(&volume.folder(), "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(&volume.folder(), "scripted", Some("this version was rolled back: manual rollback")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -73,7 +73,7 @@ async fn a_volume_that_returns_while_the_host_runs_restores_what_ran() {
     eventually("the plugin is gone", async || listed(&database, "scripted").await.is_none().then_some(())).await;
     volume.mount();
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
-    until_error(&volume.folder(), "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(&volume.folder(), "scripted", Some("this version was rolled back: manual rollback")).await;
     // The version can be retried and rolled back again.
     command(&database, &["retry", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "swapped", 2).await;

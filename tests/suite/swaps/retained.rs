@@ -83,7 +83,7 @@ async fn a_version_is_rolled_back_on_a_host_that_never_ran_the_previous_one() {
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1), (GOOD[1], 1)]).await;
-    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: manual rollback")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }

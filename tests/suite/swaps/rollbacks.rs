@@ -47,7 +47,7 @@ async fn an_upgrade_by_a_start_is_rolled_back_before_the_next_start() {
     command(&database, &["rollback", "scripted"]).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
     until_first_version_handles_an_event(&database).await;
-    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: manual rollback")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -96,7 +96,7 @@ async fn a_version_with_other_collections_is_rolled_back_by_a_restart() {
         (status.unread_events == 0).then_some(())
     })
     .await;
-    until_error(folder.path(), "shop", Some("this version was rolled back: by a person")).await;
+    until_error(folder.path(), "shop", Some("this version was rolled back: manual rollback")).await;
     assert_eq!(listed(&database, "shop").await.unwrap().digest, history[0].digest);
     host.stop().await;
 }
@@ -113,7 +113,7 @@ async fn a_start_reports_why_the_previous_version_cannot_start() {
     let rebuilt = "update sandmill.processors set read_model_version = 7 where id = 'scripted'";
     session.batch_execute(rebuilt).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: manual rollback")).await;
     until_error(
         folder.path(),
         "scripted",

@@ -23,7 +23,7 @@ async fn the_version_that_ran_last_runs_if_the_file_is_rejected_at_a_start() {
     })
     .await;
     assert_eq!(now.digest, first);
-    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: manual rollback")).await;
     host.stop().await;
 
     // The file is broken while no host runs.

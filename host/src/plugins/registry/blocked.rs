@@ -1,4 +1,4 @@
-//! Retries of blocked lanes after a swap, or because a person asked for them.
+//! Retries of blocked lanes after a swap or on request.
 
 use crate::{
     db::{Error, Session, describe},

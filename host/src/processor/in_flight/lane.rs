@@ -100,8 +100,8 @@ impl<T> Lane<T> {
         nothing_known && self.idle() && self.done.is_empty()
     }
 
-    /// Whether it is behind, with nothing under way or uncommitted. It waits for a person, a time
-    /// or its turn to read.
+    /// Whether it is behind, with nothing under way or uncommitted. It waits for manual action, for
+    /// its next attempt or for its turn to read.
     pub(super) fn is_parkable(&self) -> bool {
         let quiet = self.stop.is_none() && !self.reading && !self.in_commit && !self.stale;
         self.row.is_some() && self.detached() && quiet && self.idle() && self.done.is_empty()

@@ -2,9 +2,9 @@
 //!
 //! A lane is parked when it has neither work nor results, and no read under way. Only its row is
 //! kept, without the reason, and no step of the tracker iterates over parked lanes. There may be
-//! very many until they are resumed, so each costs some 200 bytes and no time. Lanes that need a
-//! person are found by key, lanes that wait for a time in the order of their times. Lanes that are
-//! due take turns: first their tenants, then the lanes of each tenant.
+//! very many until they are resumed, so each costs some 200 bytes and no time. Lanes that need
+//! attention are found by key, and lanes with a next attempt in the order of its time. Lanes that
+//! are due take turns: first their tenants, then the lanes of each tenant.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +26,8 @@ pub(super) struct Parked {
     due: BTreeMap<TenantId, Due>,
     /// Lanes that wait for a time.
     later: BTreeSet<(SystemTime, LaneKey)>,
-    /// The number of lanes that need a person.
-    needing_person: usize,
+    /// The number of lanes that need attention.
+    needing_attention: usize,
     /// The tenant whose turn was last. The next in order follows, so that none is passed over
     /// forever.
     last: Option<TenantId>,
@@ -53,7 +53,7 @@ struct Due {
 impl Parked {
     pub(super) fn insert(&mut self, key: LaneKey, lane: ParkedLane) {
         match lane.row.state {
-            RowState::Blocked | RowState::Paused => self.needing_person += 1,
+            RowState::Blocked | RowState::Paused => self.needing_attention += 1,
             RowState::Retrying { at } => _ = self.later.insert((at, key.clone())),
             RowState::CatchingUp => self.is_due(&key),
         }
@@ -63,7 +63,7 @@ impl Parked {
     pub(super) fn remove(&mut self, key: &LaneKey) -> Option<ParkedLane> {
         let lane = self.lanes.remove(key)?;
         match lane.row.state {
-            RowState::Blocked | RowState::Paused => self.needing_person -= 1,
+            RowState::Blocked | RowState::Paused => self.needing_attention -= 1,
             RowState::Retrying { at } => {
                 if !self.later.remove(&(at, key.clone())) {
                     self.is_due_no_more(key);
@@ -103,9 +103,9 @@ impl Parked {
         self.lanes.len()
     }
 
-    /// The number of lanes that need a person.
-    pub(super) fn needing_person(&self) -> usize {
-        self.needing_person
+    /// The number of lanes that need attention.
+    pub(super) fn needing_attention(&self) -> usize {
+        self.needing_attention
     }
 
     /// Makes a lane due, no matter what it waits for.
@@ -195,17 +195,20 @@ mod tests {
         lanes.insert(lane("t", "soon"), parked(RowState::Retrying { at: at(1) }));
         lanes.insert(lane("t", "blocked"), parked(RowState::Blocked));
         lanes.insert(lane("t", "paused"), parked(RowState::Paused));
-        assert_eq!((lanes.len(), lanes.needing_person(), lanes.next_due()), (4, 2, Some(at(1))));
+        assert_eq!((lanes.len(), lanes.needing_attention(), lanes.next_due()), (4, 2, Some(at(1))));
         assert_eq!((lanes.next(start, |_| false), lanes.any_due(start)), (None, None));
         assert_eq!(lanes.next(at(1), |_| false), Some(lane("t", "soon")));
         assert_eq!((lanes.next_due(), lanes.any_due(at(1))), (Some(at(2)), Some(lane("t", "soon"))));
         lanes.remove(&lane("t", "soon"));
         lanes.resume(&lane("t", "blocked"));
-        assert_eq!((lanes.needing_person(), lanes.next(at(1), |_| false)), (1, Some(lane("t", "blocked"))));
+        assert_eq!((lanes.needing_attention(), lanes.next(at(1), |_| false)), (1, Some(lane("t", "blocked"))));
         lanes.remove(&lane("t", "blocked"));
         lanes.remove(&lane("t", "later"));
         lanes.remove(&lane("t", "paused"));
-        assert_eq!((lanes.len(), lanes.needing_person(), lanes.next_due(), lanes.any_due(at(9))), (0, 0, None, None));
+        assert_eq!(
+            (lanes.len(), lanes.needing_attention(), lanes.next_due(), lanes.any_due(at(9))),
+            (0, 0, None, None)
+        );
         assert!(lanes.due.is_empty() && lanes.later.is_empty(), "removed lanes leave nothing behind");
     }
 }

@@ -1,5 +1,5 @@
--- Resumes lanes that wait for a person or for their next attempt, and marks them for their host.
--- Their progress does not change.
+-- Resumes lanes that wait for manual action or for their next attempt, and marks them for their
+-- host. Their progress does not change.
 --
 -- $1 text  processor
 -- $2 text  tenant; null = all

@@ -1,5 +1,5 @@
 -- Resumes the blocked lanes of one tenant, and marks them for their host. The tenant's own
--- processor replaces this one, so they wait for that processor to end instead of for a person.
+-- processor replaces this one, so they need no attention, and wait until that processor ends.
 --
 -- $1 text  processor
 -- $2 text  tenant

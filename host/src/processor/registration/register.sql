@@ -1,6 +1,6 @@
--- Registers a processor. Returns false if its documents were built in another way than the
--- plugin's. Fails if the id belongs to another tenant, family or kind, if a collection belongs to
--- another processor, or if the tenant has too many collections.
+-- Registers a processor. Returns false if the plugin would build its documents differently. Fails
+-- if the id belongs to another tenant, family or kind, if a collection belongs to another
+-- processor, or if the tenant has too many collections.
 --
 -- $1  text     processor
 -- $2  text     kind

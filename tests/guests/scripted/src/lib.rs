@@ -96,7 +96,7 @@ enum Deed {
     RetryAfter,
     /// Halts before it while the batch's attempt is below `n`; then folds it.
     RetryUntilAttempt,
-    /// Halts before it until a person resumes the lane.
+    /// Halts before it until the lane is resumed.
     Stop,
 
     /// Panics with `message`.

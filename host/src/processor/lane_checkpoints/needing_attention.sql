@@ -1,4 +1,4 @@
--- Reads the first lanes of a processor that need a person, with the number of all of them. Lanes
+-- Reads the first lanes of a processor that need attention, with the number of all of them. Lanes
 -- that a tenant's own processor replaces are left out.
 --
 -- $1 text    processor
