@@ -98,7 +98,7 @@ async fn a_revoked_right_is_reported_until_it_is_granted_again() {
     let error = failed(&database, 2).await;
     assert!(error.since <= error.at && error.error.contains("(SQLSTATE 42501)"), "{error:?}");
     let (row, below) = status(&database);
-    assert!(below.contains("scripted is failing, ") && row.contains("  failing  "), "{row}\n{below}");
+    assert!(below.contains("scripted is failing: ") && row.contains("  failing  "), "{row}\n{below}");
 
     execute(&database, &format!("grant all on sandmill_documents.c1_1 to {role}")).await;
     database.scripted_settles(&[]).await;

@@ -350,7 +350,7 @@ fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String
         Text("PROCESSOR"),
         Text("VERSION"),
         Text("FILE"),
-        Number("SINCE"),
+        Number("RUNS FOR"),
         Number("CALLS"),
         Text("NOTE"),
     ];

@@ -13,7 +13,7 @@ use super::{
     EXIT_NEEDS_ATTENTION,
     database::{connect, with_remedy},
     output::{self, OutputStyle, Tone},
-    processors::{self as roster, RunState},
+    processors::{self, RunState},
     table::{Cell, Column, Table},
 };
 use crate::{
@@ -36,12 +36,18 @@ Examples:
 const DETAILS: &str = "\
 Columns:
   STATE         see below
-  LAG           events not handled yet; `≥` marks a lower bound, which counts only the first
-                event of each lane behind
+  LAG           events not handled yet; `≥` marks a lower bound, which counts only the next event
+                of each lane behind, and at most a million unread events
   AGE           time since the oldest of them was recorded
   RATE          events handled per second, recently
   HANDLED       events handled in total
-  LANES BEHIND  lanes that are behind the processor's cursor
+  LANES BEHIND  lanes that are blocked, retrying, paused or catching up while others continue
+
+--wide adds:
+  READ, COMMIT  average time to read a page of the log, and to commit
+  HOST MEM      memory of the whole host
+  INSTANCES     live plugin instances of the whole host
+  PLUGIN        the plugin's file and version, and the first digits of the file's SHA-256
 
 States:
   up to date    nothing is pending
@@ -51,12 +57,15 @@ States:
                 the worst state of its lanes; `paused` also means that the whole processor is
                 paused
   failing       an error keeps ending its work; `sandmill explain` shows the remedy
-  rejected, absent, no host
-                nothing runs it; see `sandmill processors list --help`
+  rejected, absent
+                no plugin provides it; see `sandmill processors list --help`
+  no host       no host is running, and events are pending or its last error is not resolved
+If several apply, a state that needs attention is shown before the others.
 
 Below the table: rejected plugin files, tenants' own processors that replace shared ones,
-errors, dead letters and shed events. A second table lists the first lanes behind, with
-reasons; --lanes lists more.
+pauses, errors, dead letters and shed events. A second table shows the first lanes behind;
+--lanes shows more. FOR is the time since a lane entered its state, POSITION that of its next
+event.
 
 --check: something needs attention if
   - no host is running
@@ -64,7 +73,8 @@ reasons; --lanes lists more.
     shared one runs)
   - a lane is blocked
   - a plugin file is rejected
-Pauses, lag and automatic retries are normal.
+Pauses, lag and automatic retries are normal. `sandmill explain --check` also counts pauses;
+`status --check` does not.
 
 Exit codes: 0 shown; 1 failed, for example because the database is unreachable; 6 something
 needs attention (--check).
@@ -82,8 +92,12 @@ With --json it prints one object:
      \"lanesBehind\": [{\"tenant\", \"key\", \"state\", \"reason\", \"attempts\", \"eventPosition\",
        \"since\"}]}]}
   host              true while a host is running on this database
-  rejectedFiles      \"plugin\" is the file's name without .wasm, or the path of another entry
+  rejectedFiles     \"plugin\" is the file's name without .wasm; for an entry that is not a
+                    plugin, its path in the folder
   unreadEvents      events that the cursor has not passed
+  paused            who paused the whole processor, and when; null if it is not paused
+  held              why it reads no events for now, and since when; null while it reads
+  termError         the error that keeps ending its work; null once its work succeeds again
   ...AtLeast        true if the number may be too low
   lanesBehind       the first --lanes lanes of those that lanesCounted counts";
 
@@ -124,9 +138,9 @@ struct StatusReport {
     status: Status,
     /// Shared processors that tenants' own processors replace.
     replaced: Vec<Replaced>,
-    /// The processors that no host runs, by id, with the reason.
+    /// The processors that no host runs, by id, each with the reason.
     #[serde(skip)]
-    idle: BTreeMap<String, RunState>,
+    not_running: BTreeMap<String, RunState>,
 }
 
 /// A shared processor that a tenant's own processor replaces for that tenant.
@@ -176,8 +190,9 @@ impl StatusReport {
         let status = status::read(session, lanes).await?;
         let host = host_lock::is_held(&**session).await?;
         let plugins = history::list(session).await?;
-        let states = roster::states(session, &plugins, host).await?.into_iter();
-        let idle = states.filter(|(_, state)| *state != RunState::Running).map(|(entry, state)| (entry.id, state));
+        let states = processors::states(session, &plugins, host).await?.into_iter();
+        let not_running =
+            states.filter(|(_, state)| *state != RunState::Running).map(|(entry, state)| (entry.id, state));
         let rejected = plugins.iter().filter_map(|listed| {
             let (_, reason, _) = listed.rejected.as_ref()?;
             Some(RejectedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
@@ -188,34 +203,40 @@ impl StatusReport {
         });
         let rejected_files = rejected.chain(problems).collect();
         let replaced = history::replacements(&plugins).into_iter().filter(|_| host).filter_map(Replaced::of);
-        Ok(StatusReport { host, rejected_files, replaced: replaced.collect(), idle: idle.collect(), status })
+        Ok(StatusReport {
+            host,
+            rejected_files,
+            replaced: replaced.collect(),
+            not_running: not_running.collect(),
+            status,
+        })
     }
 
-    /// Whether something will not proceed without manual action.
+    /// Whether one of the conditions listed under `--check` holds.
     fn needs_attention(&self) -> bool {
         let is_stuck = |p: &&ProcessorStatus| {
-            p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.idle.contains_key(&p.id)
+            p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.not_running.contains_key(&p.id)
         };
         let mut stuck = self.status.processors.iter().filter(is_stuck);
-        !self.host || !self.rejected_files.is_empty() || stuck.any(|p| !self.is_superseded(p))
+        !self.host || !self.rejected_files.is_empty() || stuck.any(|p| !self.shared_one_took_over(p))
     }
 
     /// Whether the file of a tenant's own processor is gone, and the shared processor that it
     /// replaced runs. The shared one then handles the tenant's events.
-    fn is_superseded(&self, p: &ProcessorStatus) -> bool {
+    fn shared_one_took_over(&self, p: &ProcessorStatus) -> bool {
         let shared = p.id.split_once('/').map_or("", |(_, shared)| shared);
-        let runs = |other: &ProcessorStatus| other.id == shared && !self.idle.contains_key(&other.id);
-        self.idle.get(&p.id) == Some(&RunState::Absent) && self.status.processors.iter().any(runs)
+        let runs = |other: &ProcessorStatus| other.id == shared && !self.not_running.contains_key(&other.id);
+        self.not_running.get(&p.id) == Some(&RunState::Absent) && self.status.processors.iter().any(runs)
     }
 }
 
 /// The report as text: the tables, and lines about what needs explanation.
 fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) -> String {
-    let StatusReport { status, idle, .. } = report;
+    let StatusReport { status, not_running, .. } = report;
     let mut text = if status.processors.is_empty() {
         "no processor has run on this database yet\n".into()
     } else {
-        processors(status, idle, wide).show(style)
+        processors(status, not_running, wide).show(style)
     };
     if !report.host {
         text.push_str("no host is running on this database; start one with `sandmill run --plugins DIR`\n");
@@ -230,7 +251,7 @@ fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) 
             text.push_str(&format!("{} is paused {paused}; resume it with `sandmill resume {}`\n", p.id, p.id));
         }
     }
-    text.extend(status.processors.iter().filter_map(|p| failing(p, idle.contains_key(&p.id))));
+    text.extend(status.processors.iter().filter_map(|p| failing(p, not_running.contains_key(&p.id))));
     text.extend(status.processors.iter().filter_map(waiting));
     text.extend(status.processors.iter().filter_map(dead_letters));
     text.extend(status.processors.iter().filter_map(shed));
@@ -270,24 +291,27 @@ fn at_least(number: i64, more: bool) -> String {
     if more { format!("≥ {number}") } else { number.to_string() }
 }
 
-/// The error that keeps ending a processor's terms, or that ended its last term if it is `idle`.
-fn failing(p: &ProcessorStatus, idle: bool) -> Option<String> {
+/// The error that keeps ending a processor's terms, or that ended its last term if it is
+/// `not_running`.
+fn failing(p: &ProcessorStatus, not_running: bool) -> Option<String> {
     let TermError { error, since, at, times } = p.term_error.as_ref()?;
-    let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "failed term"));
+    let (id, times) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "time"));
     let error = text::one_line(error);
-    if idle {
+    if not_running {
         return Some(format!("{id} is not running; its last term ended at {at} with an error: {error}\n"));
     }
-    Some(format!("{id} is failing, {terms} since {since}: {error}; `sandmill explain {id}` shows the remedy\n"))
+    Some(format!(
+        "{id} is failing: its work ended {times} with an error since {since}: {error}; `sandmill explain {id}` shows the remedy\n"
+    ))
 }
 
-/// The table of processors. `idle` has those that no host runs.
-fn processors(status: &Status, idle: &BTreeMap<String, RunState>, wide: bool) -> Table {
+/// The table of processors. `not_running` has those that no host runs.
+fn processors(status: &Status, not_running: &BTreeMap<String, RunState>, wide: bool) -> Table {
     use Column::{Number, Text};
     let mut columns =
         vec![Text("PROCESSOR"), Text("STATE"), Number("LAG"), Number("AGE"), Number("RATE"), Number("HANDLED")];
     if wide {
-        columns.extend([Number("READ"), Number("COMMIT"), Number("HOST"), Number("INSTANCES")]);
+        columns.extend([Number("READ"), Number("COMMIT"), Number("HOST MEM"), Number("INSTANCES")]);
     }
     columns.push(Number("LANES BEHIND"));
     if wide {
@@ -295,7 +319,7 @@ fn processors(status: &Status, idle: &BTreeMap<String, RunState>, wide: bool) ->
     }
     let mut table = Table::new(columns);
     for p in &status.processors {
-        let (state, tone) = state(p, idle.get(&p.id).copied());
+        let (state, tone) = state(p, not_running.get(&p.id).copied());
         let mut cells = vec![
             Cell::new(&p.id),
             Cell::new(state).tone(Some(tone)),
@@ -328,7 +352,7 @@ fn dead_letters(p: &ProcessorStatus) -> Option<String> {
     let letters = if p.dead_letters_at_least { format!("more than {letters}") } else { letters };
     let reason = text::one_line(reason);
     Some(format!(
-        "{id} has {letters} (table sandmill.dead_letters); the latest, of tenant {tenant} at position {position}: {reason}\n"
+        "{id} has {letters} (table sandmill.dead_letters); the latest, at position {position} (tenant {tenant}): {reason}\n"
     ))
 }
 
@@ -361,7 +385,7 @@ fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     let keys = wide || behind().any(|(_, lane)| lane.key != lane.tenant);
     let mut columns = vec![Text("PROCESSOR"), Text("TENANT")];
     columns.extend(keys.then_some(Text("KEY")));
-    columns.extend([Text("STATE"), Number("SINCE"), Number("EVENT")]);
+    columns.extend([Text("STATE"), Number("FOR"), Number("POSITION")]);
     columns.extend(wide.then_some(Number("ATTEMPTS")));
     columns.push(Text("REASON"));
     let mut table = Table::new(columns);
@@ -378,19 +402,20 @@ fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     table
 }
 
-/// The state of a processor; `idle` is the reason if no host runs it.
-fn state(p: &ProcessorStatus, idle: Option<RunState>) -> (&str, Tone) {
-    if p.paused.is_some() {
-        return ("paused", Tone::Warning);
+/// The state of a processor; `not_running` is the reason if no host runs it. States that `--check`
+/// counts come first, so that the table shows why it exits with code 6.
+fn state(p: &ProcessorStatus, not_running: Option<RunState>) -> (&str, Tone) {
+    match not_running {
+        Some(reason @ (RunState::Rejected | RunState::Absent)) => return reason.words(),
+        Some(reason) if p.term_error.is_some() => return reason.words(),
+        None if p.term_error.is_some() => return ("failing", Tone::Bad),
+        _ if p.lanes_counted.blocked > 0 => return ("blocked", Tone::Bad),
+        _ if p.paused.is_some() => return ("paused", Tone::Warning),
+        _ => {}
     }
-    match (p.term_error.is_some(), idle) {
-        (true, None) => return ("failing", Tone::Bad),
-        (true, Some(idle)) => return idle.words(),
-        (false, _) => {}
-    }
-    match (p.lanes_counted.worst(), idle) {
+    match (p.lanes_counted.worst(), not_running) {
         (Some(state), _) => (state, lane_tone(state).unwrap_or(Tone::Warning)),
-        (None, Some(idle)) if p.held.is_some() || p.lag_events > 0 => idle.words(),
+        (None, Some(reason)) if p.held.is_some() || p.lag_events > 0 => reason.words(),
         (None, _) if p.held.is_some() => ("waiting", Tone::Warning),
         (None, _) if p.lag_events > 0 => ("behind", Tone::Warning),
         (None, _) => ("up to date", Tone::Good),
@@ -451,7 +476,13 @@ mod tests {
             lanes_behind: vec![lane],
         };
         let status = Status { processors: vec![processor], ..Status::default() };
-        StatusReport { host: true, rejected_files: Vec::new(), replaced: Vec::new(), status, idle: BTreeMap::new() }
+        StatusReport {
+            host: true,
+            rejected_files: Vec::new(),
+            replaced: Vec::new(),
+            status,
+            not_running: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -463,10 +494,10 @@ mod tests {
             "PROCESSOR   STATE        LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
              door-watch  blocked  ≥ 12346  27 h  1234/s    20000             1\n\
              \n\
-             PROCESSOR   TENANT  STATE    SINCE  EVENT  REASON\n\
-             door-watch  acme    blocked    2 h     17  trap: wasm `unreachable` instruction\n\
-             \u{20}                                          executed, at door_watch::apply\n\
-             \u{20}                                          (src/lib.rs:41)\n"
+             PROCESSOR   TENANT  STATE    FOR  POSITION  REASON\n\
+             door-watch  acme    blocked  2 h        17  trap: wasm `unreachable` instruction\n\
+             \u{20}                                           executed, at door_watch::apply\n\
+             \u{20}                                           (src/lib.rs:41)\n"
         );
         let wide = show(&blocked(), true, OutputStyle::PLAIN, now);
         assert!(wide.contains("INSTANCES") && wide.contains("0123456789ab") && wide.contains("KEY"), "{wide}");
@@ -482,7 +513,7 @@ mod tests {
         };
         (report.status.processors[0].dead_letters, report.status.processors[0].last_dead_letter) = (2, Some(letter));
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
-        let wanted = "door-watch has 2 dead letters (table sandmill.dead_letters); the latest, of tenant acme at position 9: plugin:invalid-data";
+        let wanted = "door-watch has 2 dead letters (table sandmill.dead_letters); the latest, at position 9 (tenant acme): plugin:invalid-data";
         assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
     }
 
@@ -502,7 +533,7 @@ mod tests {
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         for line in [
             "door-watch has more than 10000 dead letters",
-            "door-watch is failing, 7 failed terms since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain door-watch`",
+            "door-watch is failing: its work ended 7 times with an error since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain door-watch`",
             "door-watch has 59999 more lanes behind; `sandmill status --lanes 60000` shows all\n",
         ] {
             assert!(text.contains(line), "{line}: {text}");
@@ -517,7 +548,7 @@ mod tests {
         let p = &mut report.status.processors[0];
         (p.lanes_counted, p.lanes_behind) = (Default::default(), Vec::new());
         let shown = |report: &mut StatusReport, state: Option<RunState>| {
-            report.idle = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
+            report.not_running = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
             (show(report, false, OutputStyle::PLAIN, SystemTime::now()), report.needs_attention())
         };
         let (text, needs_attention) = shown(&mut report, None);
@@ -535,6 +566,27 @@ mod tests {
         let (text, _) = shown(&mut report, Some(RunState::NoHost));
         let note = "door-watch is not running; its last term ended at 2026-01-02T03:05:05Z with an error: the database is away\n";
         assert!(text.contains("  no host  ") && text.contains(note) && !text.contains("fail"), "{text}");
+    }
+
+    #[test]
+    fn a_state_that_needs_attention_is_shown_before_others() {
+        let mut report = blocked();
+        let shown = |report: &StatusReport| {
+            let text = show(report, false, OutputStyle::PLAIN, SystemTime::now());
+            (text.lines().nth(1).unwrap().to_string(), report.needs_attention())
+        };
+        report.status.processors[0].paused = Some("by ada since 2026".into());
+        let (row, needs_attention) = shown(&report);
+        assert!(row.contains("  blocked  ") && needs_attention, "{row}");
+        let p = &mut report.status.processors[0];
+        (p.lanes_counted, p.lanes_behind, p.lag_events) = (Default::default(), Vec::new(), 0);
+        let (row, needs_attention) = shown(&report);
+        assert!(row.contains("  paused  ") && !needs_attention, "{row}");
+        for state in [RunState::Rejected, RunState::Absent] {
+            report.not_running = [("door-watch".to_string(), state)].into();
+            let (row, needs_attention) = shown(&report);
+            assert!(row.contains(&format!("  {}  ", state.words().0)) && needs_attention, "{row}");
+        }
     }
 
     #[test]
@@ -580,9 +632,9 @@ mod tests {
         let own = blocked().status.processors.remove(0);
         report.status.processors.push(ProcessorStatus { id: format!("acme/{id}"), ..own });
         let absent = |id: &str| (id.to_string(), RunState::Absent);
-        report.idle = [absent(&format!("acme/{id}"))].into();
+        report.not_running = [absent(&format!("acme/{id}"))].into();
         assert!(!report.needs_attention());
-        report.idle.extend([absent(&id)]);
+        report.not_running.extend([absent(&id)]);
         assert!(report.needs_attention(), "no processor handles the events");
     }
 
@@ -590,8 +642,8 @@ mod tests {
     fn a_missing_host_and_rejected_files_are_reported() {
         let file = |number| RejectedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
         let rejected_files = (0..REJECTED + 2).map(file).collect();
-        let (replaced, status, idle) = (Vec::new(), Status::default(), BTreeMap::new());
-        let report = StatusReport { host: false, rejected_files, replaced, status, idle };
+        let (replaced, status, not_running) = (Vec::new(), Status::default(), BTreeMap::new());
+        let report = StatusReport { host: false, rejected_files, replaced, status, not_running };
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         let begin = "no processor has run on this database yet\n\
                      no host is running on this database; start one with `sandmill run --plugins DIR`\n\
