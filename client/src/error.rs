@@ -8,9 +8,9 @@ use crate::{Append, ExpectedVersion};
 const CONFLICT: &str = "SM409";
 /// SQLSTATE: an event exceeds the store's size limit.
 const TOO_LARGE: &str = "SM413";
-/// SQLSTATE: the store was restored into another cluster.
+/// SQLSTATE: the store was restored from a dump, moved or upgraded, and is not re-anchored yet.
 const OTHER_CLUSTER: &str = "SM421";
-/// SQLSTATE: plugins could not read the JSON.
+/// SQLSTATE: the JSON is nested too deeply, or has too long a number, for plugins to read.
 const UNREADABLE: &str = "SM422";
 /// The constraint that event ids are unique within a tenant.
 const UNIQUE_ID: &str = "events_tenant_id_key";
@@ -37,20 +37,20 @@ pub enum AppendError {
     /// The tenant already has an event with this id: most likely this event, from an earlier
     /// attempt that succeeded. Or the append has two events with this id.
     #[error(
-        "tenant {tenant} already has an event with the id {id}; if this repeats an append, the first attempt succeeded, \
-         otherwise give each event a unique id"
+        "the id {id} is used by an event of tenant {tenant} or twice in this append; if you are repeating an append, \
+         an earlier attempt succeeded; otherwise give each event a unique id"
     )]
     DuplicateId {
         /// The tenant.
         tenant: String,
-        /// The id. If the database does not name it, all ids of the append, separated by commas.
+        /// The id. If the error does not name it, all ids of the append, separated by commas.
         id: String,
     },
     /// The store rejects the content, and would reject it again. The message names the part and the
     /// rule.
     #[error("{0}")]
     Invalid(String),
-    /// The store was restored from a dump or moved. Nothing can be appended before
+    /// The store was restored from a dump, moved or upgraded. Nothing can be appended before
     /// `sandmill migrate --reanchor` has run.
     #[error("{0}")]
     OtherCluster(String),
@@ -88,8 +88,9 @@ impl AppendError {
     }
 }
 
-/// The id that the database's detail names: `Key (tenant, id)=(…, …) already exists.`, in any
-/// language.
+/// The id that the error's detail names. `sandmill.append` writes it in English:
+/// `Key (tenant, id)=(…, …) already exists.` A store without the latest migrations reports
+/// PostgreSQL's own detail, which may be in another language, so only the values are read.
 fn duplicate(append: &Append, detail: &str) -> String {
     let ids: Vec<&str> = append.events.iter().filter_map(|event| event.id.as_deref()).collect();
     match ids.iter().find(|id| detail.contains(&format!("=({}, {id})", append.tenant))) {
@@ -99,8 +100,8 @@ fn duplicate(append: &Append, detail: &str) -> String {
 }
 
 /// Whether the database rejected the content: a value that no column can hold, or that breaks a
-/// rule of the store. A unique key and an outdated snapshot do not count, because a later attempt
-/// may succeed.
+/// rule of the store. Other unique violations and serialization failures do not count, because a
+/// later attempt may succeed.
 fn is_rejected_content(error: &DbError) -> bool {
     let class = error.code().code().get(..2).unwrap_or_default();
     class == "22"
@@ -125,7 +126,7 @@ mod tests {
     use crate::NewEvent;
 
     #[test]
-    fn a_duplicate_id_is_found_in_a_detail_of_any_language() {
+    fn a_duplicate_id_is_found_in_a_detail_in_any_language() {
         let event = |id: &str| NewEvent::new("T", "1").id(id);
         let append = Append::to("t", "s").event(event("a")).event(NewEvent::new("T", "2")).event(event("ab"));
         assert_eq!(duplicate(&append, "Schlüssel »(tenant, id)=(t, ab)« existiert bereits."), "ab");

@@ -225,7 +225,7 @@ async fn a_role_that_may_append_can_append_and_read_streams_and_nothing_else() {
     assert!(conflict.unwrap_err().to_string().contains("is at version 2"));
     let duplicate = Append::to("acme", "t").event(NewEvent::new("T", "1").id(&appended[0].id));
     let duplicate = append(&*app, &duplicate).await.unwrap_err();
-    assert!(duplicate.to_string().contains("already has an event with the id"), "{duplicate}");
+    assert!(duplicate.to_string().contains("is used by an event of tenant acme"), "{duplicate}");
     let read = read_stream(&*app, "acme", "s", 1, 10).await.unwrap();
     assert_eq!(read.iter().map(|event| event.version).collect::<Vec<_>>(), [1, 2]);
 

@@ -36,6 +36,7 @@ levels of nesting, numbers of 1,000 characters.
 
 Exit codes:
   0  appended
+  1  failed: standard error says why, for example an event over a limit or an id that exists
   2  invalid arguments, for example --data that is not JSON; nothing was appended
   5  the stream is not at the expected version; nothing was appended";
 
@@ -61,8 +62,8 @@ pub(super) struct AppendArgs {
     /// The event's id, unique within the tenant [default: a random id]
     #[arg(long, value_parser = id)]
     id: Option<String>,
-    /// Append only if the stream is at this version, that of its last event; 0 if the stream must
-    /// not exist yet
+    /// Append only if the stream's last event has this version; 0: only if the stream does not
+    /// exist
     #[arg(long, value_name = "VERSION")]
     expected_version: Option<u64>,
     /// Print one JSON object
@@ -132,7 +133,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             output::message(Tone::Bad, "conflict:", &format!("{conflict}. Nothing was appended."));
             Ok(ExitCode::from(CONFLICT))
         }
-        Err(error @ AppendError::DuplicateId { .. }) => Err(anyhow::anyhow!("{error}. Nothing was appended.")),
+        Err(error @ AppendError::DuplicateId { .. }) => Err(anyhow::anyhow!("{error}. This call appended nothing.")),
         Err(AppendError::Database(error)) => Err(with_remedy(&error)),
         Err(error) => Err(error.into()),
     }
