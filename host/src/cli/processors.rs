@@ -1,5 +1,4 @@
-//! `sandmill processors`: lists the processors of a database with their collections, and removes
-//! them.
+//! `sandmill processors`: lists and removes processors.
 
 use std::process::ExitCode;
 
@@ -48,7 +47,7 @@ enum ProcessorsCommand {
 STATE is one of:
   running   a host runs the processor
   rejected  the host rejected the plugin's file; `sandmill plugins` shows the reason
-  absent    a host is running, but none of its plugins provides this processor
+  absent    a host is running, but none of its running plugins provides this processor
   no host   no host is running on this database
 
 DOCUMENTS is PostgreSQL's estimate. Collections kept from removed processors are listed last.
@@ -73,19 +72,23 @@ Examples:
   sandmill processors remove acme/cart-summary --keep-documents
   sandmill processors remove acme/cart-summary --drop-documents --yes",
     after_help = "\
-Removes the processor's position in the log, its lanes, pauses and dead letters, and with
+Removes the processor's progress, lane checkpoints, pauses, dead letters and records of shed
+events; the stored versions of its plugin if the plugin's file is gone; and with
 --drop-documents its documents.
 
-First take the plugin's file out of the plugins folder: a host must not be running the processor.
-If the file returns later, the processor starts from the first event. If its documents were
-kept, the file is rejected, because every event would be applied to them again. To allow that,
-set on-change = \"continue\" in the manifest.
+First take the plugin's file out of the plugins folder, or stop the host: the command fails
+while a host runs the processor.
+
+If the file returns after --drop-documents, the processor starts as a new one: from the first
+event, or from now if its descriptor says so. After --keep-documents the file is rejected,
+because events would be applied to the kept documents again. To allow that, set
+on-change = \"continue\" in the manifest.
 
 Kept documents stay in their views; no plugin updates them. To drop them later, run the same
 command with --drop-documents.
 
-With --json it prints one object. The first \"documents\" is \"kept\" or \"dropped\"; the second is
-null if a collection's table is missing:
+With --json it prints one object. The outer \"documents\" is \"kept\" or \"dropped\"; that of a
+collection is the number of its documents, null if its table is missing:
   {\"processor\", \"deadLetters\", \"lanes\", \"pauses\", \"sheds\", \"documents\",
    \"collections\": [{\"view\", \"documents\"}]}"
 )]
@@ -167,7 +170,8 @@ pub(super) enum RunState {
 }
 
 impl RunState {
-    /// Derives the state of a processor from the recorded files. `host` says whether a host is
+    /// Derives the state from the processor's session and recent term errors, then from what the
+    /// host last recorded about the plugin files (`sandmill.plugins`). `host`: whether one is
     /// running.
     fn of(entry: &RosterEntry, plugins: &[PluginStatus], host: bool) -> RunState {
         let plugin = plugins.iter().find(|listed| listed.plugin == entry.plugin);
@@ -195,7 +199,7 @@ impl RunState {
     }
 }
 
-/// Reads all processors with their states, derived from the files that the host has recorded.
+/// Reads all processors, each with its state.
 pub(super) async fn states(
     session: &Session,
     plugins: &[PluginStatus],
@@ -361,7 +365,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is lost for good, or can be restored only by handling all events again.
+/// The losses that need `--yes`: dead letters, and documents if they are dropped.
 fn lost(remains: &ProcessorRemains, drops: bool) -> Vec<String> {
     let documents: i64 = if drops { remains.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
     let lost = [(remains.dead_letters, "dead letter"), (documents, "document")];
@@ -377,16 +381,14 @@ fn summary(id: &ProcessorId, remains: &ProcessorRemains, drops: bool) -> String 
     let mut text = String::new();
     if remains.known {
         let ProcessorRemains { dead_letters, lanes, pauses, sheds, .. } = remains;
-        let rows = [
-            (*dead_letters, "dead letter"),
-            (*lanes, "lagging lane"),
-            (*pauses, "pause"),
-            (*sheds, "back-pressure record"),
-        ];
-        let rows: Vec<String> =
+        let rows = [(*dead_letters, "dead letter"), (*lanes, "lane checkpoint"), (*pauses, "pause")];
+        let mut rows: Vec<String> =
             rows.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect();
+        if *sheds > 0 {
+            rows.push(format!("{} of shed events", counted(*sheds, "record")));
+        }
         let with = if rows.is_empty() { String::new() } else { format!(", {}", rows.join(", ")) };
-        text.push_str(&format!("removed {id}: its position in the log{with}\n"));
+        text.push_str(&format!("removed {id}: its progress{with}\n"));
     }
     for of in &remains.collections {
         let RemainingCollection { relation, documents, .. } = of;
@@ -428,7 +430,7 @@ mod tests {
         assert_eq!(lost(&ProcessorRemains::default(), true), Vec::<String>::new());
         assert_eq!(
             summary(&id, &remains, false),
-            "removed acme/carts: its position in the log, 3 dead letters, 1 lagging lane\n\
+            "removed acme/carts: its progress, 3 dead letters, 1 lane checkpoint\n\
              kept 12 documents in the view app.\"carts@acme\"; no plugin updates them\n"
         );
         let missing = RemainingCollection { view: "gone".into(), relation: "public.gone".into(), documents: None };
