@@ -141,7 +141,7 @@ enum Command {
 
 /// Parses the process's arguments, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
-    let matches = help::laid_out(Arguments::command()).get_matches();
+    let matches = help::with_layout(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::CompileComponent(args) = &arguments.command {
         // No signal handling: the host that started this process ends it.

@@ -1,12 +1,13 @@
-//! `sandmill compile-component`: the entry point of the compiler process. Only the host starts it.
+//! `sandmill compile-component`: the entry point of the compiler process. Only `sandmill` itself
+//! starts it.
 
 use std::process::ExitCode;
 
 use super::output;
 use crate::sandbox::compile::worker::{self, CompilerBounds};
 
-/// Compiles a component from standard input to standard output, within limits (internal: the host
-/// runs this)
+/// Compiles a component from standard input to standard output, within limits (internal: only
+/// `sandmill` itself runs this)
 #[derive(Debug, clap::Args)]
 pub(super) struct CompileComponentArgs {
     /// Memory limit in MiB

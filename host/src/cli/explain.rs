@@ -32,12 +32,14 @@ limits, a used-up share of CPU time, locks of other sessions, and missing plugin
 
 Each finding is marked as:
   stuck   does not proceed without manual action
-  behind  proceeds, or will do so automatically; its pace is shown
+  behind  proceeds, or will do so automatically; its pace is shown if it is known
   note    nothing is behind because of it
 
 With --json it prints one object:
   {\"findings\": [{\"gravity\", \"processor\", \"tenant\", \"lanes\", \"what\", \"remedy\"}]}
-  gravity is \"stuck\", \"behind\" or \"note\"
+  gravity is \"stuck\", \"behind\" or \"note\"; processor, tenant and remedy may be missing
+
+`explain --check` also counts pauses; `status --check` does not.
 
 Exit codes: 0 explained; 1 failed, for example because the database is unreachable; 6 a finding
 is `stuck` (--check).";
@@ -46,7 +48,8 @@ is `stuck` (--check).";
 #[derive(Debug, clap::Args)]
 #[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct ExplainArgs {
-    /// A processor or a tenant; a name of both selects both [default: everything]
+    /// A processor or a tenant; a name that is both a processor's and a tenant's selects the findings
+    /// of both [default: everything]
     #[arg(value_name = "PROCESSOR|TENANT", value_parser = processor_or_tenant)]
     name: Option<String>,
     /// Print one JSON object
@@ -83,7 +86,7 @@ pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> 
             "there is no processor `{name}` and no tenant `{name}` with events; `sandmill status` and `sandmill tenants` list them"
         );
     }
-    // A name of both a processor and a tenant selects the findings of either.
+    // A name that is both a processor's and a tenant's selects the findings of both.
     let mut found = match scope {
         Scope { processor: Some(_), tenant: Some(_) } => {
             let mut found = findings(&facts, Scope { tenant: None, ..scope });

@@ -1,8 +1,9 @@
 //! The layout of help pages: description, examples (`before_help`), usage, options, details
 //! (`after_help`).
 //!
-//! The first page lists the commands grouped by task. Names and descriptions come from the commands
-//! themselves. A command that is in no group is listed under "More", so none can be missing.
+//! The page of `sandmill --help` lists the commands in groups, by task. Their names and descriptions
+//! come from the commands themselves. Commands without a group are listed under "More", so the page
+//! is always complete.
 
 use std::fmt::Write;
 
@@ -25,7 +26,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
 const PAGE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 /// Sets the layout of all pages.
-pub(super) fn laid_out(command: Command) -> Command {
+pub(super) fn with_layout(command: Command) -> Command {
     first_page(command.mut_subcommands(page))
 }
 
@@ -34,7 +35,7 @@ fn page(command: Command) -> Command {
     command.help_template(PAGE).mut_subcommands(page)
 }
 
-/// Sets the layout of the first page, which lists the commands in groups.
+/// Sets the layout of the page of `sandmill --help`, which lists the commands in groups.
 fn first_page(command: Command) -> Command {
     let shown: Vec<(String, String)> = command
         .get_subcommands()

@@ -1,8 +1,8 @@
-//! One-line descriptions of settings: the first sentence of each field's doc comment.
+//! The meaning of each setting in one line: the first sentence of its field's doc comment.
 //!
-//! Doc comments are the only place where a setting is described, so they are read from the sources
+//! Doc comments are the only place where the meaning is written, so they are read from the sources
 //! that the program was built from. A new group of settings needs a line in [`SOURCES`]. A test
-//! checks that every setting has a sentence.
+//! checks that every setting has a meaning.
 
 use super::named;
 
@@ -21,18 +21,17 @@ const SOURCES: [(&str, &str, &str); 11] = [
     ("rollout", "Config", include_str!("../plugins/config.rs")),
 ];
 
-/// The description of a setting, without the full stop; empty if there is none.
+/// The meaning of a setting, without the full stop; empty if its field has no doc comment.
 pub(super) fn meaning(key: &str) -> String {
     let of_named = named::parts(key).map(|[group, _, name]| (group, name));
     let (group, name) = of_named.or(key.rsplit_once('.')).unwrap_or(("", key));
     let source = SOURCES.iter().find(|(known, ..)| *known == group);
-    let documented = source.and_then(|(_, holder, text)| documentation(text, holder, &name.replace('-', "_")));
-    let sentence = documented.unwrap_or_default();
-    sentence.split(". ").next().unwrap_or_default().trim_end_matches('.').into()
+    let comment = source.and_then(|(_, holder, text)| doc_comment(text, holder, &name.replace('-', "_")));
+    comment.unwrap_or_default().split(". ").next().unwrap_or_default().trim_end_matches('.').into()
 }
 
 /// The doc comment of a struct's public field, on one line.
-fn documentation(text: &str, holder: &str, field: &str) -> Option<String> {
+fn doc_comment(text: &str, holder: &str, field: &str) -> Option<String> {
     let (_, body) = text.split_once(&format!("pub struct {holder} {{"))?;
     let (before, _) = body.split_once("\n}")?.0.split_once(&format!("    pub {field}: "))?;
     let above = before.lines().rev().map(str::trim).skip_while(|line| line.starts_with("#["));
@@ -47,7 +46,7 @@ mod tests {
     use crate::config::keys;
 
     #[test]
-    fn every_setting_has_a_sentence() {
+    fn every_setting_has_a_meaning() {
         let without: Vec<String> = keys()
             .into_iter()
             .chain(named::keys("p"))

@@ -12,7 +12,8 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     put(folder.path(), TRAPPING[2]);
     let why = "a dry run on the last 3 events failed, unlike the running version: tenant acme, the event at position 1 (Scripted): trap";
     until_error(folder.path(), "scripted", Some(why)).await;
-    // The sessions of the dry run are closed; the next dry run opens new ones.
+    // Kill the dry run's sessions, and all others that read the log or documents. The next dry run
+    // opens new ones.
     let session = database.db.connect("test").await.unwrap();
     let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database()
                and application_name ~ '^sandmill (dry run|read|documents)'";
@@ -22,8 +23,8 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     until_error(folder.path(), "scripted", Some(why)).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 4)]).await;
-    let refused = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "rejected").unwrap();
-    let report = refused.dry_run.unwrap();
+    let rejection = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "rejected").unwrap();
+    let report = rejection.dry_run.unwrap();
     assert_eq!((report.events, report.lanes, report.handled, report.failed), (3, 1, 0, 1));
 
     put(folder.path(), TRAPPING[4]);
@@ -47,8 +48,7 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A dry run's skips and stops are counted and shown. They change neither documents nor dead
-/// letters.
+/// A dry run's skips are counted and shown. They change neither documents nor dead letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_results_of_a_dry_run_are_reported_and_discarded() {
     let database = database().await;
@@ -56,7 +56,7 @@ async fn the_results_of_a_dry_run_are_reported_and_discarded() {
     let host = first_version(&database, folder.path(), 2).await;
     let skip = json!({"do": "skip", "code": "odd", "message": "it is"});
     database.append("acme", "s", &[skip, json!({})]).await;
-    // Both versions stop this lane.
+    // The running version stops this lane at its second event.
     database.append("globex", "s", &[json!({}), json!({"do": "stop"}), json!({})]).await;
     until_versions(&database, "s", &[(GOOD[1], 3)]).await;
     eventually("the lane is blocked", async || {
@@ -69,7 +69,8 @@ async fn the_results_of_a_dry_run_are_reported_and_discarded() {
     until_event(&database, "scripted", "swapped", 1).await;
     let swap = entries(&database, "scripted").await.pop().unwrap();
     let report = swap.dry_run.unwrap();
-    // Of the blocked lane, the events before the last handled position.
+    // The dry run ends at the last handled position, so it includes only the first event of the
+    // blocked lane.
     assert_eq!((report.lanes, report.skipped, report.failed), (2, 1, 0), "{report:?}");
     let why = report.why.clone().unwrap();
     assert!(why.contains("plugin"), "{why}");

@@ -31,11 +31,11 @@ pub(super) struct NewArgs {
     /// The language: rust, js or python
     #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
     lang: Language,
-    /// The folder to create, which must be empty or missing [default: NAME]
+    /// The plugin's folder, which must be empty or missing [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The folder of the guest SDK for Rust, guest-sdk/rust of a checkout [default: the nearest
-    /// one]
+    /// The guest SDK for Rust: the folder guest-sdk/rust of a checkout [default: of the checkout
+    /// around DIR, or else the one that built this program, or else the Git repository]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
     /// Print one JSON object
@@ -46,12 +46,12 @@ pub(super) struct NewArgs {
 /// Runs the command.
 pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
     let NewArgs { name, lang: language, dir, sdk, json } = args;
-    let begun = toolchain::new(&NewRequest { name: name.clone(), language, dir, sdk })?;
+    let created = toolchain::new(&NewRequest { name: name.clone(), language, dir, sdk })?;
     if json {
-        let NewPlugin { dir, files, sdk, .. } = &begun;
+        let NewPlugin { dir, files, sdk, .. } = &created;
         output::print_json(&json!({ "dir": dir, "files": files, "sdk": sdk.as_ref().map(source) }))?;
     } else {
-        output::print_plain(&next_steps(&name, &begun))?;
+        output::print_plain(&next_steps(&name, &created))?;
     }
     Ok(())
 }
@@ -65,8 +65,8 @@ fn source(sdk: &Sdk) -> String {
 }
 
 /// The created files, and the commands to run next.
-fn next_steps(name: &FamilyId, begun: &NewPlugin) -> String {
-    let NewPlugin { dir, files, language, sdk } = begun;
+fn next_steps(name: &FamilyId, created: &NewPlugin) -> String {
+    let NewPlugin { dir, files, language, sdk } = created;
     let made = sdk.as_ref().map_or_else(|| language.to_string(), |sdk| format!("sandmill-guest from {}", source(sdk)));
     let mut text = format!("Created {} ({made}):\n", dir.display());
     for file in files {
@@ -101,15 +101,15 @@ mod tests {
 
     #[test]
     fn created_files_and_next_steps_are_printed() {
-        let begun = |dir: &str, sdk| {
+        let created = |dir: &str, sdk| {
             let files = vec!["Cargo.toml", "src/lib.rs"];
             NewPlugin { dir: dir.into(), files, language: Language::Rust, sdk: Some(sdk) }
         };
         let name = FamilyId::parse("door-watch").unwrap();
-        let text = next_steps(&name, &begun("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
+        let text = next_steps(&name, &created("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
         let expected = "Created my/door-watch (sandmill-guest from ../../guest-sdk/rust):\n  Cargo.toml\n  src/lib.rs\n\nNext:\n  cd my/door-watch\n";
         assert!(text.starts_with(expected), "{text}");
-        assert!(!next_steps(&name, &begun(".", Sdk::Repository)).contains("cd ."));
+        assert!(!next_steps(&name, &created(".", Sdk::Repository)).contains("cd ."));
         let script = NewPlugin { language: Language::Python, sdk: None, files: vec!["plugin.py"], dir: "a".into() };
         let text = next_steps(&name, &script);
         assert!(
