@@ -34,8 +34,8 @@ pub enum AppendError {
         /// The version of the stream's last event; 0 if there is no such stream.
         actual: u64,
     },
-    /// The tenant already has an event with this id: most likely this event, from an earlier
-    /// attempt that succeeded. Or the append has two events with this id.
+    /// The tenant already has an event with this id, most likely this event from an earlier attempt
+    /// that succeeded; or two events of the append have this id.
     #[error(
         "the id {id} is used by an event of tenant {tenant} or twice in this append; if you are repeating an append, \
          an earlier attempt succeeded; otherwise give each event a unique id"
