@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{Database, host::eventually};
 
+/// The condition that every event meets.
+pub const EVERY_EVENT: &str = "true";
+
 /// The hash chain of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {

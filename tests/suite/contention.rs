@@ -10,7 +10,7 @@ use sandmill_tests::{
     database,
     follower::{Follower, assert_each_once, assert_streams_in_order},
     host::Host,
-    ledger::{assert_plane_log, assert_scripted_log, until_folded},
+    ledger::{EVERY_EVENT, assert_plane_log, assert_scripted_log, until_folded},
     random::Random,
     writers::Writers,
 };
@@ -88,6 +88,6 @@ async fn a_host_folds_every_event_once() {
     until_folded(&database).await;
     host.stop().await;
     drop(forgotten);
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     assert_plane_log(&database).await;
 }

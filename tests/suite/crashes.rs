@@ -18,7 +18,7 @@ use sandmill::db::{
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually},
-    ledger::{assert_plane_log, assert_scripted_log, until_counted, until_folded},
+    ledger::{EVERY_EVENT, assert_plane_log, assert_scripted_log, until_counted, until_folded},
     native::{Folding, NativeHost},
     random::Random,
     writers::Writers,
@@ -124,7 +124,7 @@ async fn events_that_a_crash_took_back_are_not_in_the_documents() {
     assert!(lost > 0, "the crashes took no event back, so they prove nothing");
     until_folded(&database).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     assert_plane_log(&database).await;
 }
 
@@ -166,7 +166,7 @@ async fn events_read_before_a_crash_are_not_committed_on_a_connection_opened_aft
     database.append("held", "s", &[json!({})]).await;
     until_counted(&database, &["scripted_log"]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,6 +191,6 @@ async fn a_hundred_randomly_ended_sessions_only_delay_the_host() {
     writers.stop().await;
     until_folded(&database).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     assert_plane_log(&database).await;
 }

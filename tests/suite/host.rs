@@ -13,7 +13,7 @@ use sandmill::app::Ended;
 use sandmill_tests::{
     Database, database,
     host::{Host, catch_up, component, eventually, plugins, sandmill, stderr, stdout},
-    ledger::assert_scripted_log,
+    ledger::{EVERY_EVENT, assert_scripted_log},
 };
 use serde_json::json;
 
@@ -63,7 +63,7 @@ async fn sigterm_drains_and_a_second_one_aborts() {
     kill_process(pid, Signal::TERM).unwrap();
     let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     assert_eq!(database.status("scripted").await.unwrap().handled, 50);
 
     // A guest that never returns, with limits that allow it: draining waits for it until the second
@@ -140,7 +140,7 @@ async fn a_rejected_fence_ends_only_the_term() {
     database.append("acme", "s", &[json!({})]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     let fences = session.query("select distinct fence from sandmill.cursors", &[]).await.unwrap();
     assert_eq!(fences.len(), 1, "all buckets have one owner");
     assert_ne!(fences[0].get::<_, &str>(0), "somebody else");
@@ -179,7 +179,7 @@ async fn plugins_that_cannot_start_are_reported_and_the_others_run() {
     let run = output(command).await;
     let errors = stderr(&run);
     assert_eq!(run.status.code(), Some(1), "{errors}");
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     for expected in [
         "twin.wasm",
         "claims the processor id scripted, which",

@@ -6,7 +6,7 @@ use sandmill::app::Ended;
 use sandmill_tests::{
     database,
     host::{Host, catch_up, eventually, sandmill, stderr, stdout},
-    ledger::{assert_scripted_log, documents},
+    ledger::{EVERY_EVENT, assert_scripted_log, documents},
 };
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn a_blocked_lane_waits_for_a_person_while_other_lanes_continue_and_then_c
     database.append("a", "s", &[json!({})]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +238,7 @@ async fn paused_tenants_and_processors_wait_until_they_are_resumed() {
     assert!(cli(&["resume", "scripted"]).await.starts_with("lifted 2 pauses and resumed 1 lane of scripted"));
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     let pauses: i64 = session.query_one("select count(*) from sandmill.pauses", &[]).await.unwrap().get(0);
     assert_eq!(pauses, 0);
 }
@@ -269,7 +269,7 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     // With a larger bound it passes.
     database.resume(None).await;
     catch_up(&database, &["scripted"], &["processor.read-mib=4"]).await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 /// The results exceed both the bound of a commit and the bound of uncommitted results.
@@ -292,5 +292,5 @@ async fn large_results_of_many_lanes_are_committed_in_several_commits() {
                   select count(*), min(length)::int8 from removed";
     let row = session.query_one(giants, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3, 1 << 20));
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }

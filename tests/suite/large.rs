@@ -10,7 +10,7 @@ use sandmill::{
 use sandmill_tests::{
     Database, database,
     host::{Host, Process, plugins, sandmill, stderr, stdout},
-    ledger::{assert_log, assert_scripted_log, until_counted},
+    ledger::{EVERY_EVENT, assert_log, assert_scripted_log, until_counted},
     random::Random,
 };
 use serde_json::json;
@@ -63,7 +63,7 @@ async fn a_thousand_large_events_are_handled_in_bounded_memory() {
     database.scripted_settles(&[]).await;
     assert!(host.peak_mib() <= PEAK_MIB, "{} MiB", host.peak_mib());
     drop(host);
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn an_event_over_the_limit_blocks_only_its_lane_with_the_reason() {
     assert_eq!(database.resume(Some("big")).await, 1);
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +239,7 @@ async fn an_unreadable_document_blocks_the_lane_that_reads_it_and_is_named() {
     assert_eq!(database.resume(None).await, 2);
     database.scripted_settles(&[]).await;
     drop(host);
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test]

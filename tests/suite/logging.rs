@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sandmill_tests::{
     Database, database,
     host::{component, eventually, eventually_or, plugins, sandmill, stderr, stdout},
-    ledger::assert_scripted_log,
+    ledger::{EVERY_EVENT, assert_scripted_log},
 };
 use serde_json::json;
 
@@ -71,7 +71,7 @@ async fn a_host_whose_log_nobody_reads_works_and_stops_in_order() {
     let host = Running::start(run(&database, folder.path()).stderr(writer));
     database.scripted_settles(&[]).await;
     assert_eq!(host.end().await, Some(0));
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
     let mut log = String::new();
     reader.read_to_string(&mut log).unwrap();
     assert!(
@@ -162,7 +162,7 @@ async fn a_host_whose_standard_error_fails_works_and_stops_in_order() {
         })
         .await;
         assert_eq!(host.end().await, Some(0), "{broken}");
-        assert_scripted_log(&database, "true").await;
+        assert_scripted_log(&database, EVERY_EVENT).await;
     }
 }
 

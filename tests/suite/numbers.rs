@@ -3,7 +3,7 @@
 use sandmill_tests::{
     Database, database,
     host::{Host, catch_up, eventually, sandmill, stdout},
-    ledger::assert_scripted_log,
+    ledger::{EVERY_EVENT, assert_scripted_log},
 };
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ async fn events_are_counted_once_even_if_terms_ended_before_their_commit() {
     let counted: i64 =
         session.query_one("select events from sandmill.tenant_usage where tenant = 'acme'", &[]).await.unwrap().get(0);
     assert_eq!(counted, 4);
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

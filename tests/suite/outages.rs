@@ -15,7 +15,7 @@ use sandmill::db::{
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually},
-    ledger::{assert_log, assert_scripted_log, until_counted},
+    ledger::{EVERY_EVENT, assert_log, assert_scripted_log, until_counted},
     native::{Folding, NativeHost},
     random::Random,
     writers::Writers,
@@ -64,7 +64,7 @@ async fn until_more_is_folded(session: &Session, events: i64) {
 
 async fn assert_logs(database: &Database) {
     for collection in COLLECTIONS {
-        assert_log(database, collection, "true").await;
+        assert_log(database, collection, EVERY_EVENT).await;
     }
 }
 
@@ -296,5 +296,5 @@ async fn work_under_way_when_a_lanes_commit_is_rejected_is_dropped() {
     hold.store(false, Relaxed);
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }

@@ -10,7 +10,7 @@ use sandmill::model::ids::{BUCKETS, LaneKey, TenantId};
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually, plugins, sandmill, stderr},
-    ledger::{assert_log, documents, until_counted},
+    ledger::{EVERY_EVENT, assert_log, documents, until_counted},
     native::{Gate, NativeHost},
     random::Random,
     writers::Writers,
@@ -34,7 +34,7 @@ async fn lanes(database: &Database, collection: &str) -> BTreeSet<LaneKey> {
 
 async fn assert_all_logs(database: &Database) {
     for collection in COLLECTIONS {
-        assert_log(database, collection, "true").await;
+        assert_log(database, collection, EVERY_EVENT).await;
     }
 }
 
@@ -82,7 +82,7 @@ async fn a_tenant_with_very_many_lanes_leaves_slots_to_other_tenants() {
     gate.open();
     until_counted(&database, &["scripted_log"]).await;
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }
 
 /// Only the writing lane stops, and the reason includes the remedy.
@@ -189,7 +189,7 @@ async fn a_host_killed_while_lanes_leave_and_rejoin_loses_and_repeats_no_event()
     let output = tokio::task::spawn_blocking(move || last.output().unwrap()).await.unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     for collection in &COLLECTIONS[1..] {
-        assert_log(&database, collection, "true").await;
+        assert_log(&database, collection, EVERY_EVENT).await;
     }
     assert!(behind_at_most > 1, "no lanes were left behind");
 }
@@ -256,7 +256,7 @@ async fn an_event_stays_in_the_lane_of_its_property_no_matter_what_else_its_data
     let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
     database.settles("scripted-by-property", &[]).await;
     host.stop().await;
-    assert_log(&database, COLLECTIONS[2], "true").await;
+    assert_log(&database, COLLECTIONS[2], EVERY_EVENT).await;
     let expected: BTreeSet<String> = lanes.iter().map(|(key, _)| key.to_string()).collect();
     let found: BTreeSet<String> =
         self::lanes(&database, COLLECTIONS[2]).await.iter().map(|lane| lane.key.to_string()).collect();
@@ -328,5 +328,5 @@ async fn an_event_without_a_readable_key_blocks_a_lane_of_its_own() {
     assert!(output.status.success(), "{}", stderr(&output));
     database.settles("scripted-by-property", &[]).await;
     host.stop().await;
-    assert_log(&database, COLLECTIONS[2], "true").await;
+    assert_log(&database, COLLECTIONS[2], EVERY_EVENT).await;
 }

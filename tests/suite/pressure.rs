@@ -6,7 +6,7 @@ use sandmill::{db::Session, processor::pauses};
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually},
-    ledger::{assert_log, assert_scripted_log, documents, until_counted},
+    ledger::{EVERY_EVENT, assert_log, assert_scripted_log, documents, until_counted},
     native::{Folding, Gate, NativeHost},
 };
 use serde_json::json;
@@ -72,7 +72,7 @@ async fn with_pause_all_lanes_wait_for_a_full_one_and_with_detach_none() {
     }
     host.stop().await;
     for collection in ["detaches_log", "pauses_log"] {
-        assert_log(&database, collection, "true").await;
+        assert_log(&database, collection, EVERY_EVENT).await;
     }
 }
 

@@ -12,7 +12,7 @@ use sandmill_tests::{
     calls::{sandbox, unhurried},
     database,
     host::{Host, catch_up, component},
-    ledger::{assert_scripted_log, documents},
+    ledger::{EVERY_EVENT, assert_scripted_log, documents},
 };
 use serde_json::json;
 
@@ -101,7 +101,7 @@ async fn a_batch_over_the_output_limit_is_halved_until_it_passes() {
     }
     let ended = catch_up(&database, &["scripted"], &["limits.output-mib=4", "limits.document-kib=2048"]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 /// The second settings leave so few instances that most calls need a new one.

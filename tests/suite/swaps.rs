@@ -24,7 +24,7 @@ use sandmill_tests::{
     host::{
         self, GOOD, Host, Process, SPINNING, TRAPPING, component, eventually, place, sandmill, stderr, stdout, version,
     },
-    ledger::{assert_log, documents, until_counted},
+    ledger::{EVERY_EVENT, assert_log, documents, until_counted},
     random::Random,
 };
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ async fn a_new_version_continues_where_the_previous_one_stopped() {
     let listed = listed(&database, "scripted").await.unwrap();
     assert_eq!((listed.digest, listed.processor.as_str(), listed.rejected), (swap.digest, "scripted", None));
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 
     // The next start runs the file from its cursor.
     append(&database, "s", 1).await;
@@ -199,7 +199,7 @@ async fn a_file_that_cannot_run_is_rejected_with_a_reason_and_the_version_before
         until_error(folder.path(), name, None).await;
     }
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +221,7 @@ async fn a_fixed_plugin_resumes_a_blocked_lane() {
     until_versions(&database, "s", &[(GOOD[3], 3)]).await;
     host.stop().await;
     assert_eq!(events(&database, "scripted").await, ["started", "swapped", "swapped"]);
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }
 
 /// A swap retries blocked lanes, but not paused ones: those wait until the pause is lifted.
@@ -249,7 +249,7 @@ async fn a_fixed_plugin_leaves_a_paused_lane_waiting() {
     assert_eq!(pauses::lift(&session, "scripted", Some("acme"), None).await.unwrap(), 1);
     until_versions(&database, "s", &[(GOOD[2], 3)]).await;
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,7 +279,7 @@ async fn a_version_that_fails_right_after_its_swap_is_rolled_back() {
     })
     .await;
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }
 
 /// A version that fails while the one before it is on trial is rolled back to the last trusted one.
@@ -295,7 +295,7 @@ async fn two_bad_versions_are_rolled_back_to_the_good_one() {
     append(&database, "s", 2).await;
     until_versions(&database, "s", &[(GOOD[1], 4)]).await;
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }
 
 /// A file with another processor id, whose collection belongs to a third processor.
@@ -405,7 +405,7 @@ async fn added_removed_and_renamed_files_start_stop_and_keep_processors() {
     until_counted(&database, &["scripted_stream_log"]).await;
     assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 3), (GOOD[2], 1)]));
     host.stop().await;
-    assert_log(&database, "scripted_stream_log", "true").await;
+    assert_log(&database, "scripted_stream_log", EVERY_EVENT).await;
 }
 
 /// A changed manifest takes effect although the component is unchanged, and a wrong one is
@@ -632,7 +632,7 @@ async fn swaps_under_load_lose_and_repeat_nothing() {
     let (rounds, ()) = tokio::join!(writing, swapping);
     until_counted(&database, &["scripted_log"]).await;
     host.stop().await;
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", EVERY_EVENT).await;
     for (lane, document) in documents(&database, "scripted_log").await {
         let versions: Vec<(String, i64)> = serde_json::from_value(document["versions"].clone()).unwrap();
         assert!(

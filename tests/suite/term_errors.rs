@@ -7,7 +7,7 @@ use sandmill::{db::Db, processor::status::TermError};
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually, place, plugins, sandmill, stderr, stdout},
-    ledger::assert_scripted_log,
+    ledger::{EVERY_EVENT, assert_scripted_log},
 };
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ async fn a_revoked_right_is_reported_until_it_is_granted_again() {
     database.scripted_settles(&[]).await;
     error_is_gone(&database).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +129,7 @@ async fn a_read_only_database_is_reported_until_it_can_be_written_again() {
     database.scripted_settles(&[]).await;
     error_is_gone(&database).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,7 +212,7 @@ async fn a_new_host_continues_the_count_of_an_earlier_one() {
     database.scripted_settles(&[]).await;
     error_is_gone(&database).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 /// Each term commits after one second that it passed events of a blocked lane. The read of another
@@ -295,5 +295,5 @@ async fn a_processor_whose_documents_table_is_gone_can_be_removed_and_rebuilt() 
     place(folder.path(), "scripted.wasm", &bytes);
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }

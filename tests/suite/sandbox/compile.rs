@@ -18,7 +18,7 @@ use sandmill_tests::{
     calls::{call, load, sandbox, unhurried},
     database, handmade,
     host::{compile, component, plugins, root, sandmill, stderr},
-    ledger::assert_scripted_log,
+    ledger::{EVERY_EVENT, assert_scripted_log},
 };
 use serde_json::json;
 
@@ -225,7 +225,7 @@ async fn a_host_compiles_with_its_own_program_by_default() {
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2, "the key and the code");
-    assert_scripted_log(&database, "true").await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
 #[test]
