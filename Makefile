@@ -41,7 +41,7 @@ test-fast: setup-cc setup-postgres ## runs the tests that need no plugins; under
 	@cargo test --workspace --lib --no-fail-fast
 	@cargo test --workspace --test suite -- $(fast_tests)
 
-test: setup-postgres plugins guests ## runs all tests but those in JavaScript and Python, the example plugins' first
+test: setup-postgres plugins guests ## runs all tests except those in JavaScript and Python, starting with the example plugins'
 	@echo "Running all tests"
 	@cd example-plugins && cargo test --quiet
 	@cargo test --workspace --no-fail-fast

@@ -445,7 +445,7 @@ fn announce(begun: &StartReport, config: &Config, until: Until) -> Option<Nothin
     }
     let folder = config.plugins.display();
     let message =
-        format!("no plugin in {folder} can run; put NAME.wasm files there (`sandmill plugin build` makes them)");
+        format!("no plugin in {folder} can run; put NAME.wasm files there (`sandmill plugin build` creates them)");
     if until == Until::Stopped {
         tracing::warn!("{message}; a file added there is loaded at once");
     }

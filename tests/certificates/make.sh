@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the certificates beside it anew, with openssl: an authority of the tests' own, what it has
+# Makes the certificates beside it, with openssl: an authority of the tests' own, what it has
 # signed, one that signs itself, and one in the old form v1. All but `expired` are valid for a
 # hundred years.
 set -eu

@@ -61,7 +61,7 @@ async fn very_many_blocked_lanes_are_counted_shown_in_part_and_resumed_at_once()
     let table = command(&database, &["status", "--lanes", "3"]).await;
     assert!(table.contains("has 497 more lanes behind; `sandmill status --lanes 500`"), "{table}");
     let explained = command(&database, &["explain"]).await;
-    assert!(explained.contains(" (and 499 more like it) is blocked"), "{explained}");
+    assert!(explained.contains(" (and 499 more like it) has been blocked"), "{explained}");
 
     // New events of blocked lanes wait only in the log; other lanes continue.
     let host = Host::start(&database, &[PLUGIN], &[]);

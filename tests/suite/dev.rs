@@ -155,8 +155,8 @@ async fn commands_in_the_folder_find_dev_and_its_data_survive_restarts() {
     workspace.append("cart-1", "ItemAdded", MUG).await;
     workspace.until_document("cart_summary", r#""total": 1996"#).await;
 
-    // A killed `dev` leaves a stale address. Commands report it, and the next `dev` starts
-    // nevertheless.
+    // A killed `dev` leaves a stale address. Commands report it, and the next `dev`
+    // starts anyway.
     dev.end(Signal::KILL).await;
     let stale = workspace.run(&["documents", "cart_summary"]).await;
     assert_eq!(stale.status.code(), Some(1));

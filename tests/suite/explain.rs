@@ -33,7 +33,7 @@ async fn each_cause_of_a_lag_is_named() {
 
     let host = Host::start(&database, &["scripted"], &["tenants.held.paused=true"]);
     database.scripted_settles(&["acme blocked trap", "later retrying plugin:busy"]).await;
-    let blocked = until_found(&database, &["acme"], "lane acme is blocked").await;
+    let blocked = until_found(&database, &["acme"], "lane acme has been blocked").await;
     assert_eq!((&blocked["gravity"], &blocked["processor"]), (&json!("stuck"), &json!("scripted")));
     assert!(blocked["remedy"].as_str().unwrap().ends_with("sandmill resume scripted --tenant acme"), "{blocked}");
     until_found(&database, &["scripted"], "lane later is retried automatically").await;

@@ -201,7 +201,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         ordered = json!({ "before": before.to_string(), "now": ordering.to_string() });
         print(match before == ordering {
             true => format!("the store is already ordered by {ordering}"),
-            false => format!("the store is now ordered by {ordering}; before, by {before}"),
+            false => format!("the store is now ordered by {ordering}; it was ordered by {before}"),
         })?;
     }
     if let Some(bytes) = args.max_event_bytes {
@@ -220,7 +220,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         moved = json!({ "before": before, "now": schema });
         print(match before == *schema {
             true => format!("the collections' views are already in the schema {schema}"),
-            false => format!("the collections' views are now in the schema {schema}; before, in {before}"),
+            false => format!("the collections' views are now in the schema {schema}; they were in {before}"),
         })?;
     }
     let changed = if changes.is_empty() { Vec::new() } else { grants::apply(&mut session, &changes).await? };

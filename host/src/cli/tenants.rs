@@ -34,7 +34,7 @@ Columns:
   WRITTEN    size of the documents and dead letters written
   LAG        pending events in the processor that is furthest behind; `≥` marks a lower bound
   AGE        time since the oldest of them was recorded
-  FAILURES   times that a lane stopped on a failure
+  FAILURES   number of times a lane stopped on a failure
 
 With --json it prints one object:
   {\"tenants\": [{\"tenant\", \"cpuSeconds\", \"cpuNow\", \"rate\", \"waitedSeconds\", \"waitedNow\",

@@ -246,7 +246,7 @@ fn of_lanes(facts: &Facts, p: &ProcessorStatus, first: &LaneBehind, lanes: usize
     let (severity, what, remedy) = match first.state.as_str() {
         "blocked" => (
             Severity::Stuck,
-            format!("{subject} is blocked{event} since {since}: {reason}"),
+            format!("{subject} has been blocked{event} since {since}: {reason}"),
             resume.map(|resume| format!("fix the plugin, or let it skip the event, then: {resume}")),
         ),
         "paused" if class(first) == "paused" && !reason.contains("by the settings") => {
@@ -272,7 +272,7 @@ fn of_lanes(facts: &Facts, p: &ProcessorStatus, first: &LaneBehind, lanes: usize
         ),
         _ => {
             let tenant = facts.tenants.get(&first.tenant);
-            (Severity::Behind, format!("{subject} is catching up since {since}{}", pace(tenant)), None)
+            (Severity::Behind, format!("{subject} has been catching up since {since}{}", pace(tenant)), None)
         }
     };
     Finding { severity, processor: Some(p.id.clone()), tenant: Some(first.tenant.clone()), lanes, what, remedy }
@@ -425,11 +425,11 @@ mod tests {
         assert_eq!(
             causes(&facts),
             [
-                "lane broken (and 1 more like it) is blocked at position 17 since 2026-01-02T03:04:05Z: trap: unreachable",
+                "lane broken (and 1 more like it) has been blocked at position 17 since 2026-01-02T03:04:05Z: trap: unreachable",
                 "lane held is paused by ada since 2026",
                 "it is 500 events behind (the oldest is 3.0 s old) and handles 100/s: about 5.0 s left",
                 "its session `commit carts` has waited 1.5 s for a lock held by session 7 (psql, user ada), whose transaction is 5 min old",
-                "lane busy is catching up since 2026-01-02T03:04:05Z: 900 events pending, 30/s on 0.50 cores (its share while \
+                "lane busy has been catching up since 2026-01-02T03:04:05Z: 900 events pending, 30/s on 0.50 cores (its share while \
                  other tenants are busy), about 30 s left",
                 "lane greedy has used up its cpu-percent = 5 (tenants.greedy or tenant-limits); it resumes automatically",
                 "session 7 (psql, user ada) has had a transaction open for 5 min: events that it appended are handled once it commits; no other events wait for it",

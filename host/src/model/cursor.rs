@@ -1,7 +1,7 @@
 //! Cursors: the positions of followers in the log, as sets of visible transactions.
 //!
 //! A [`Snapshot`] is PostgreSQL's `pg_snapshot`: exactly the transactions whose events are visible.
-//! A position alone is no safe cursor, because positions become visible out of order. The events
+//! A position alone is not a safe cursor, because positions become visible out of order. The events
 //! between two snapshots are a [`Difference`], which is read by position, in pages. So a follower
 //! inside a difference is described by its [`Progress`]: `(A, B, last position)`, always compared
 //! and stored as a whole. Everything here is arithmetic on xids: no clock, no database.

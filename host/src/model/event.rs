@@ -14,7 +14,7 @@ use super::{
 /// An event: one recorded fact. `data` and `metadata` are JSON texts, kept as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Number within the log. The numbers have gaps, and are no cursor by themselves.
+    /// Number within the log. The numbers have gaps, and alone they are not a cursor.
     pub position: i64,
     /// Unique within the store.
     pub id: Box<str>,

@@ -204,7 +204,11 @@ impl Checks {
             return false;
         }
         let (seconds, reason) = (wait.as_secs(), reason.replace('\n', ". "));
-        tracing::warn!(plugin, attempts, "cannot be compiled now; compiled again in {seconds} s, alone: {reason}");
+        tracing::warn!(
+            plugin,
+            attempts,
+            "cannot be compiled now; it will be compiled again in {seconds} s, alone: {reason}"
+        );
         true
     }
 

@@ -1,6 +1,6 @@
 //! Retries of work that failed for lack of memory, or because the database did not answer. Pure.
 //!
-//! Such a failure does not count against the file. The work is retried after a wait that doubles
+//! Such a failure does not count against the file. The work is retried after a delay that doubles
 //! from one second to two minutes.
 
 use std::{

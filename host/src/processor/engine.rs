@@ -442,7 +442,7 @@ impl<'a> Engine<'a> {
         self.still_since = None;
         let Some(lane) = self.in_flight.ready(SystemTime::now()) else { return Ok(()) };
         tracing::error!(processor = %self.id, %lane, "the lane has work but does not move, for no known reason; restarting from the last commit. This is a bug: please report it");
-        Err(anyhow::anyhow!("lane {lane} stood still for no known reason").into())
+        Err(anyhow::anyhow!("lane {lane} did not move, for no known reason").into())
     }
 
     /// How long a commit waits for unfinished lanes in the current state.
@@ -636,7 +636,7 @@ impl<'a> Engine<'a> {
 
     /// The progress that this term has made.
     fn progress(&self) -> TermProgress {
-        // Progress past events that concern no lane is stored late, so one commit stands for the
+        // Progress past events that concern no lane is stored late, so one commit covers the
         // next.
         let uncommitted = || self.in_flight.pages_open() > 0 || self.in_flight.passed_events() && !*self.has_committed;
         let has_work =

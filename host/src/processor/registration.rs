@@ -1,5 +1,5 @@
-//! Registration of a processor: its rows are inserted at its first start, and compared at every
-//! later one.
+//! Registration of a processor: its rows are inserted on its first start, and compared on every
+//! later start.
 //!
 //! Documents depend on the event types, the partitioning and the read-model version that built
 //! them. A plugin that differs in one of these would mix two read models in one collection, so it

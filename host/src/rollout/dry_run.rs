@@ -5,8 +5,8 @@
 //! limit, or returns malformed output), the running version handles the same events in the same
 //! way. If both fail, the failure says nothing about the candidate. If only the candidate fails, it
 //! is rejected. Skips and stops are decisions of the plugin's author, and the documents may already
-//! contain the effects of these events. So skips and stops are counted and shown, but are no reason
-//! to reject a candidate. Both versions run in fresh instances, so that neither remembers discarded
+//! contain the effects of these events. So skips and stops are counted and shown, but do not
+//! reject a candidate. Both versions run in fresh instances, so that neither remembers discarded
 //! results.
 
 use std::{
@@ -247,7 +247,7 @@ struct LaneOutcome {
     /// The first skip.
     skip: Option<String>,
     /// Why it ended before the last event, unless time or memory ran out. The flag is set if this
-    /// is no failure: the plugin decided it, or the host was short of a resource.
+    /// is not a failure: the plugin decided it, or the host was short of a resource.
     stop: Option<(Reason, bool)>,
 }
 

@@ -143,7 +143,7 @@ impl NativeSession {
             return self.enter(after, to, first, limit).await;
         }
         let (to, EventsRead { mut events, cut }) = self.narrow(after.seen(), limit).await?;
-        // These events come in no order, so a part of them is no page. They are read again by
+        // These events come in no order, so a part of them is not a page. They are read again by
         // position.
         if cut || events.len() > limit.events {
             drop(events);

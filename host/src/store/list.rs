@@ -105,7 +105,7 @@ fn null() -> Box<RawValue> {
 /// between tokens; in strings they are escaped.
 fn on_one_line(json: &str) -> Box<RawValue> {
     let text = json.replace(['\n', '\r'], " ");
-    // The column's type guarantees valid JSON. If serde rejects it nevertheless, it is shown as
+    // The column's type guarantees valid JSON. If serde still rejects it, it is shown as
     // null, so that the event is listed.
     RawValue::from_string(text).unwrap_or_else(|_| null())
 }

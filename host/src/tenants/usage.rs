@@ -3,7 +3,7 @@
 //!
 //! Only tenants with usage since the last report are kept in memory and written, so idle tenants
 //! cost nothing. The sums are for people and approximate bills: a host that is killed loses up to
-//! two seconds of usage. The host decides nothing by them.
+//! two seconds of usage. The host bases no decisions on them.
 
 use std::{
     collections::HashMap,

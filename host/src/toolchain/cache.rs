@@ -1,7 +1,7 @@
 //! The part of the user's cache that all plugins share: a target directory and installed tools.
 //!
-//! All of it can be deleted at any time, and costs a longer build. Builds that run at once take
-//! turns by locks on files, which end with their process.
+//! All of it can be deleted at any time; the next build then takes longer. Builds that run at once
+//! take turns by locks on files, which end with their process.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},

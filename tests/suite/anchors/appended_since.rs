@@ -84,7 +84,7 @@ async fn reanchoring_after_pg_upgrade_repeats_no_event() {
     let mut session = database.db.connect("test").await.unwrap();
     let since = append_to(&session, "acme", "a", 2).await;
     make_foreign(&session).await;
-    // The session has appended before, and is rejected nevertheless.
+    // The session has appended before, and is still rejected.
     let request = Append::to("acme", "a").event(NewEvent::new("T", "1"));
     assert!(matches!(append(&*session, &request).await, Err(AppendError::OtherCluster(_))));
     let done = reanchor(&mut session, None).await.unwrap();

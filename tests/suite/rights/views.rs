@@ -93,7 +93,7 @@ async fn rights_are_checked_in_the_schema_that_contains_or_will_contain_the_view
     execute(&database, &needed.concat()).await;
     let (code, printed, errors) = run(&address, &move_to("app")).await;
     assert_eq!(code, Some(0), "{errors}");
-    assert!(printed.contains("the collections' views are now in the schema app; before, in public"), "{printed}");
+    assert!(printed.contains("the collections' views are now in the schema app; they were in public"), "{printed}");
 
     // From now on the role needs no rights in `public`.
     let (_folder, _) = run_plugin(&Database { address: address.clone(), ..database.clone() }).await;

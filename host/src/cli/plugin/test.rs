@@ -46,7 +46,7 @@ left out, as by an import.
 
 Failures: if the plugin stops a lane or fails, the lane stays there, its later events are not
 handled, and the test fails. A retry is repeated at once, three attempts in all, and then stops
-the lane. A skipped event is no failure; use --expect to check the resulting documents.
+the lane. A skipped event is not a failure; use --expect to check the resulting documents.
 
 Expected documents: lines like
   {\"collection\":\"doors\",\"tenant\":\"acme\",\"id\":\"front\",\"data\":{\"people\":7}}

@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(scan(slow_and_quick(2), 45).0, settled(&["gone", "quick"]));
         assert_eq!(scan(slow_and_quick(2), 70).0, settled(&["slow"]));
         assert_eq!(scan(slow_and_quick(2), 500), (vec![], None, 3));
-        // A file that appears only briefly, or disappears only briefly, is no change.
+        // A file that appears only briefly, or disappears only briefly, is not a change.
         assert_eq!(scan(vec![kept(), file("slow", 2)], 600).0, settled(&[]));
         assert_eq!(scan(vec![kept(), file("slow", 2), file("quick", 5), file("brief", 1)], 610).0, settled(&[]));
         assert_eq!(scan(slow_and_quick(2), 700), (vec![], None, 3));

@@ -1,7 +1,7 @@
 //! The events that an import into an empty store would create, without a store.
 //!
 //! They serve a plugin test, which needs the events of the file that will be imported. Values that
-//! a store would assign are derived from the line's number, so a file gives the same events at
+//! a store would assign are derived from the line's number, so a file gives the same events on
 //! every read. The number is the event's position. If the line has no id, the number is part of the
 //! event's id. If it has no time, the number is the time in milliseconds since 1970. All events are
 //! kept in memory. An event may be as large as the highest limit that a store can have.
