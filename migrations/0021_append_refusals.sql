@@ -288,7 +288,7 @@ begin
     return;
   end if;
 
-  -- An existing id makes no row, also if another transaction inserts it at the same time.
+  -- An existing id makes no row, even if another transaction inserts it at the same time.
   return query
     insert into sandmill.events as e (tenant, stream, version, type, id, recorded_at, data, metadata)
     select p_tenant, p_stream, v_before + n.ordinal,

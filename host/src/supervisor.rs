@@ -1,5 +1,5 @@
 //! The owner of all long-lived tasks. It names them, and ends the process in order when one fails.
-//! It knows nothing of events or plugins.
+//! It knows nothing about events or plugins.
 //!
 //! There are two ways to stop. *Drain*: start no work, finish and store the work under way, then
 //! end. *Abort*: end immediately. A task listens to a [`Stop`]. If a task fails or panics, all

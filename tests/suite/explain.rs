@@ -37,7 +37,7 @@ async fn each_cause_of_a_lag_is_named() {
     assert_eq!((&blocked["gravity"], &blocked["processor"]), (&json!("stuck"), &json!("scripted")));
     assert!(blocked["remedy"].as_str().unwrap().ends_with("sandmill resume scripted --tenant acme"), "{blocked}");
     until_found(&database, &["scripted"], "lane later is retried automatically").await;
-    assert!(explain(&database, &["fine"]).is_empty(), "nothing of this tenant is behind");
+    assert!(explain(&database, &["fine"]).is_empty(), "this tenant is not behind");
     database.append("held", "s", &[json!({})]).await;
     until_found(&database, &["held"], "by the settings: tenants.held.paused").await;
 

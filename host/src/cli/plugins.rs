@@ -258,7 +258,7 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
         "its bytes are not in the database yet, so a restart needs its compiled code (compile.cache)"
     };
     output::print(&format!(
-        "rolled back {0} from {1} to {2}; a running host switches now, otherwise at its next start\n\
+        "rolled back {0} from {1} to {2}; a running host switches now; if none runs, the next one switches when it starts\n\
          {2} runs until the file in the plugins folder changes; {after}. If it cannot run, {0}.wasm.error says why. \
          To run {1} again: sandmill plugins retry {0}\n",
         args.plugin,

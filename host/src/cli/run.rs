@@ -46,7 +46,7 @@ Under systemd (Type=notify), the host reports when it is ready, stands by and st
 
 Exit codes:
   0  stopped by a signal, or caught up
-  1  failed; with --until-caught-up also if a plugin was rejected
+  1  failed; or, with --until-caught-up, a plugin was rejected
   3  another host is running on this database
   4  a lane is blocked (--until-caught-up)
   130, 143  ended by Ctrl-C or SIGTERM: before it caught up (--until-caught-up), or by a second signal";

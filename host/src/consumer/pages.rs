@@ -12,7 +12,7 @@
 //! A reader accepts only pages whose read began after the reader was created. A crash of the
 //! database can undo events that were read already and reuse their xids, while every earlier
 //! snapshot looks unchanged. If it crashes after the reader was created, the term loses all
-//! sessions on which it may commit, so nothing of the page can be committed.
+//! sessions on which it may commit, so no part of the page can be committed.
 
 use std::{
     collections::VecDeque,

@@ -74,7 +74,7 @@ pub struct Halt {
 /// The result of one call. Changes come only from events before the halt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// Changes to documents, to be applied in this order.
+    /// Changes to documents, applied in this order.
     pub changes: Vec<Change>,
     /// Events that become dead letters, in ascending order of their index, all before the halt.
     pub skipped: Vec<Skipped>,

@@ -23,8 +23,8 @@ pub enum Failure {
     Block(Reason),
     /// A resource that the handler needs failed or was short. The lane retries later.
     Retry(Reason),
-    /// The term ends and nothing of it may be kept, because a resource of the whole processor is
-    /// gone, such as its database connection.
+    /// The term ends, and none of its state may be kept, because a resource of the whole processor
+    /// is gone, such as its database connection.
     EndTerm(String),
 }
 

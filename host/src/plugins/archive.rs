@@ -33,7 +33,7 @@ const GONE_DAYS: i32 = 30;
 /// 2 MiB each, and no tenant can fill the database by adding and removing files.
 const GONE_TENANT_BYTES: i64 = 256 << 20;
 
-/// Versions to be stored, with their files.
+/// Versions to store, with their files.
 type PendingVersions = BTreeMap<RetainedVersion, PluginFile>;
 
 /// The result of a round of work: versions that are still pending, and the error if there was one.

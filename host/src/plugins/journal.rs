@@ -131,12 +131,12 @@ impl Journal {
         }
     }
 
-    /// The entries to be retried, by plugin.
+    /// The entries to retry, by plugin.
     pub(super) fn take_pending(&mut self) -> BTreeMap<String, RunEntry> {
         std::mem::take(&mut self.pending)
     }
 
-    /// Whether an entry is to be retried.
+    /// Whether there are entries to retry.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }

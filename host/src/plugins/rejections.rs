@@ -25,7 +25,7 @@ pub(super) struct Rejections {
     errors: ErrorFiles,
     /// The reported reason of each rejected file.
     reasons: BTreeMap<String, String>,
-    /// Plugins whose file was removed, to be reported.
+    /// Plugins whose file was removed, to report.
     removed: BTreeSet<String>,
 }
 

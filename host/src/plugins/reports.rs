@@ -50,7 +50,7 @@ impl ProblemReports {
         self.update(folder, problems);
     }
 
-    /// Takes the current problems; returns those to be logged.
+    /// Takes the current problems; returns those to log.
     fn new_problems(&mut self, problems: Vec<Problem>, now: Instant) -> Vec<Problem> {
         self.logged.retain(|_, (_, seen)| now.saturating_duration_since(*seen) < REMEMBERED);
         let mut new = Vec::new();

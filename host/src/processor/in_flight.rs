@@ -60,7 +60,7 @@ use crate::{
 /// The number of a page, counted from the beginning of the term.
 pub type PageNumber = u64;
 
-/// Events of one lane, to be handled in order.
+/// Events of one lane, to handle in order.
 #[derive(Clone, Debug)]
 pub struct LaneWork {
     /// The first page at which it may be committed.

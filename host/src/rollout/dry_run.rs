@@ -63,7 +63,7 @@ pub struct DryRunReport {
     pub handled: usize,
     /// Events that it skipped.
     pub skipped: usize,
-    /// Lanes that it stopped itself, or that were to be retried.
+    /// Lanes that it stopped itself, or that asked for a retry.
     pub stopped: usize,
     /// Lanes in which it failed.
     pub failed: usize,

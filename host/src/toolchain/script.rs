@@ -3,7 +3,7 @@
 //!
 //! The plugin's folder is copied to a temporary one, without hidden and built files. The guest SDK
 //! of this host is added, unless the plugin brings its own. So nothing is written into the folder,
-//! and nothing else of the machine gets into the component. The component is built from a wrapper
+//! and nothing else from the machine gets into the component. The component is built from a wrapper
 //! module, which exports the plugin's functions and logs uncaught exceptions. The build stubs the
 //! runtime's imports of an operating system (`--stub-wasi`), so a component imports nothing but the
 //! contract, like one built from Rust.

@@ -18,7 +18,7 @@ pub enum EmbeddedError {
         variable = programs::VARIABLE
     )]
     NoPrograms {
-        /// The places, one a line.
+        /// The places, one per line.
         searched: String,
     },
     /// The data was written by a version whose programs are not installed.
@@ -31,7 +31,7 @@ pub enum EmbeddedError {
         data: PathBuf,
         /// The major version that wrote it.
         major: u32,
-        /// The places, one a line.
+        /// The places, one per line.
         searched: String,
     },
     /// Started by root on a machine without an account for the server.

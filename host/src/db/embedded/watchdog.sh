@@ -1,10 +1,10 @@
 # The watchdog of a private PostgreSQL server: carries out its owner's orders, and ends the server
 # with its owner.
 #
-# The owner holds the other end of stdin and writes one order a line. Each is answered on stdout by an
-# exit code. When stdin ends, because the owner closed it or was killed, the script stops the server
-# and removes the run directory. A shell that waits for the end of its input needs no signal, no
-# polling, and no process id that may belong to another process by then.
+# The owner holds the other end of stdin and writes one order per line. Each is answered on stdout
+# by an exit code. When stdin ends, because the owner closed it or was killed, the script stops the
+# server and removes the run directory. A shell that waits for the end of its input needs no signal,
+# no polling, and no process id that may belong to another process by then.
 #
 # $1 run directory: socket and log, removed at the end
 # $2 data directory

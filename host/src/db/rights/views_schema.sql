@@ -1,4 +1,4 @@
--- Reads whether the role may read the views' schema from the store. For a role that may not, also
+-- Reads whether the role may read the views' schema from the store. For a role that may not, it
 -- returns a guess: the schema of an existing view, or else the default. Reads only the catalogs. No
 -- binds.
 select coalesce(

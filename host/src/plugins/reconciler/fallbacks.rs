@@ -14,7 +14,7 @@ use crate::{
 /// The former versions that run in place of files, and the reasons why others cannot run.
 #[derive(Default)]
 pub(super) struct Fallbacks {
-    /// Former versions to be started in place of a file.
+    /// Former versions to start in place of a file.
     former: BTreeMap<String, CheckedFile>,
     /// Files that are checked again once a former version runs in their place.
     recheck: BTreeSet<String>,
@@ -38,17 +38,17 @@ impl Fallbacks {
         self.retries.remove(plugin);
     }
 
-    /// Sets the former version to be started in place of a file.
+    /// Sets the former version to start in place of a file.
     pub(super) fn set_former(&mut self, plugin: String, former: CheckedFile) {
         self.former.insert(plugin, former);
     }
 
-    /// The former version to be started in place of a file.
+    /// The former version to start in place of a file.
     pub(super) fn former(&self, plugin: &str) -> Option<&CheckedFile> {
         self.former.get(plugin)
     }
 
-    /// Drops the former version to be started. Returns whether there was one.
+    /// Drops the former version to start. Returns whether there was one.
     pub(super) fn drop_former(&mut self, plugin: &str) -> bool {
         self.former.remove(plugin).is_some()
     }

@@ -117,7 +117,7 @@ impl Reconciler {
         let last = self.start.as_ref().and_then(|start| start.last_run(&plugin));
         let rejected = last.and_then(|last| last.rejected.as_ref()).map(|(_, reason, _)| reason.clone());
         if self.candidate(&plugin).is_some() {
-            // It stays rejected until then, also if this host ends before.
+            // It stays rejected until then, even if this host ends first.
             let reason = self.rejections.reason(&plugin).cloned().or(rejected);
             let reason = reason.unwrap_or_else(|| "it was rejected before, and is checked again".into());
             self.checks.reject_until_rechecked(&plugin, reason);

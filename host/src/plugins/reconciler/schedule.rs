@@ -58,7 +58,7 @@ impl Schedule {
         self.plan_requested.is_some()
     }
 
-    /// Whether a plan is to be carried out now: no check of a small file is expected, or the plan
+    /// Whether a plan is due: no check of a small file is expected, or the plan
     /// has waited long enough for it.
     pub(super) fn is_plan_due(&self, now: Instant, has_small: impl Fn() -> bool) -> bool {
         self.plan_requested.is_some_and(|since| since <= now && (now - since >= TOGETHER || !has_small()))
@@ -95,12 +95,12 @@ impl Schedule {
         take(&mut self.retried_at, RETRY, now)
     }
 
-    /// Whether the holds are to be read. If so, the next interval begins.
+    /// Whether reading the holds is due. If so, the next interval begins.
     pub(super) fn take_holds(&mut self, now: Instant) -> bool {
         take(&mut self.holds_read_at, READ_HOLDS, now)
     }
 
-    /// Whether the numbers of calls are to be recorded. If so, the next interval begins.
+    /// Whether recording the numbers of calls is due. If so, the next interval begins.
     pub(super) fn take_lanes(&mut self, now: Instant) -> bool {
         take(&mut self.lanes_recorded_at, RECORD_LANES, now)
     }

@@ -130,7 +130,7 @@ impl<T> Lane<T> {
         self.queue.iter().map(|work| work.events.len()).sum()
     }
 
-    /// Why it stopped, once nothing of it runs and a commit up to `page` takes all its results.
+    /// Why it stopped, once none of its work runs and a commit up to `page` takes all its results.
     /// Later results would move a row that records a waiting lane.
     fn stopped(&self, page: PageNumber) -> Option<&LaneStop> {
         let complete = self.running.is_none() && self.done.back().is_none_or(|done| done.page <= page);

@@ -38,7 +38,7 @@ impl Patience {
     }
 }
 
-/// A commit that is ready to be carried out.
+/// A commit that is ready to run.
 #[derive(Debug)]
 pub struct CommitPlan<T> {
     /// The cursor's progress before the commit.

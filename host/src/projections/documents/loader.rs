@@ -349,7 +349,7 @@ impl ReadQueue {
         self.deadlines.push(now + rank * YIELD_FACTOR);
     }
 
-    /// Queues a deferred request again, as the first to be served.
+    /// Queues a deferred request again, as the first to serve.
     fn push_first(&mut self, request: ReadRequest, sender: oneshot::Sender<ReadResult>) {
         let now = Instant::now();
         self.since = Some(now);
