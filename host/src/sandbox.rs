@@ -11,14 +11,16 @@
 
 mod answer;
 mod bindings;
+mod capabilities;
 pub mod compile;
+mod descriptor;
 mod engine;
 pub mod examine;
 mod failure;
-mod host_calls;
+mod guest;
 mod inspect;
-mod instance;
 pub mod limits;
+mod load;
 mod log;
 mod mappings;
 mod memory;
@@ -42,8 +44,8 @@ use std::{
 
 use compile::{CompileError, Compiler, Effort};
 use examine::Examination;
+use guest::{Guest, GuestState};
 pub use inspect::{FileRejection, Outline};
-use instance::Guest;
 pub use limits::{Limits, TenantLimits};
 pub use plugin::Plugin;
 use tenants::TenantAccounts;
@@ -61,7 +63,7 @@ use crate::model::{handler::Reason, ids::TenantId, settings::PluginSettings};
 pub struct Sandbox {
     engine: Engine,
     ticker: Arc<Ticker>,
-    linker: Arc<Linker<instance::GuestState>>,
+    linker: Arc<Linker<GuestState>>,
     limits: Arc<Limits>,
     /// Settings of the plugins that it loads.
     settings: PluginSettings,
@@ -146,7 +148,7 @@ impl Sandbox {
         let (engine, instances) = engine::start(&limits)?;
         let ticker = Ticker::start(engine.weak())?;
         let (mut linker, limits) = (Linker::new(&engine), Arc::new(limits));
-        bindings::add_to_linker(&mut linker)?;
+        capabilities::link(&mut linker)?;
         Ok(Sandbox {
             compiler: Arc::new(Compiler::new(&engine, compile)),
             effort: Effort::default(),
@@ -229,7 +231,7 @@ impl Sandbox {
     /// The plugin whose file had this SHA-256 (hexadecimal), if its code is still cached. Takes as
     /// long as its `describe`.
     pub fn recall(&self, digest: &str) -> Option<Plugin> {
-        plugin::recall(self, digest)
+        load::recall(self, digest)
     }
 
     fn counted(&self, examined: Examination) -> Examination {

@@ -87,6 +87,11 @@ name!(
         && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'_')
 );
 
+/// Whether a text is a valid document id.
+pub fn is_document_id(id: &str) -> bool {
+    (1..=512).contains(&id.len()) && !id.contains('\0')
+}
+
 /// A processor's id, which its cursor and its documents refer to. `orders` is shared by all
 /// tenants, `acme/orders` is tenant acme's own.
 ///

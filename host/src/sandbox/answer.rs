@@ -5,13 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     bindings::v0_1::{Change as WitChange, HaltAction as WitHaltAction, Projection},
-    host_calls::is_document_id,
     limits::Limits,
 };
 use crate::model::{
     effects::{Change, Effects, Halt, HaltAction, Skipped},
     handler::Reason,
-    ids::CollectionName,
+    ids::{CollectionName, is_document_id},
     json::{self, Invalid},
     spec::Descriptor,
 };

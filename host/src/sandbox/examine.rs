@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{
     LoadError, Plugin, Sandbox,
     inspect::{self, FileRejection, Outline},
-    plugin,
+    load,
 };
 
 /// The result of examining a file, complete or not.
@@ -92,7 +92,7 @@ pub(super) fn bytes(sandbox: &Sandbox, content: &[u8]) -> Examination {
     let is_component = !matches!(read, Err(FileRejection::NotWasm(_) | FileRejection::CoreModule));
     let fits = read.and_then(|()| outline.check(&sandbox.limits));
     let loaded = match fits {
-        Ok(()) => plugin::load(sandbox, content, &digest),
+        Ok(()) => load::load(sandbox, content, &digest),
         Err(refused) => Err(refused.into()),
     };
     Examination { bytes: Some(size), digest: Some(text(&digest)), outline: is_component.then_some(outline), loaded }

@@ -1,9 +1,11 @@
 //! The failure of a call, classified by the error that ended it: a refusal by the host, a limit, a
 //! trap, or an unreadable answer.
 
+use std::borrow::Cow;
+
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 
-use super::{instance::GuestState, memory::DeniedGrowth, meter::CpuLimitExceeded};
+use super::{memory::DeniedGrowth, meter::CpuLimitExceeded};
 use crate::model::{
     handler::{Failure, REASON_BYTES, Reason},
     text,
@@ -12,12 +14,23 @@ use crate::model::{
 /// The class of a failure because every instance was in use.
 pub(super) const NO_INSTANCE: &str = "instances";
 
+/// What is known about the end of a call, apart from the engine's error.
+pub(super) struct Evidence<'a> {
+    /// The reason of a host call that ended the guest.
+    pub(super) refused: Option<Failure>,
+    /// The last growth refused during the call.
+    pub(super) denied: Option<DeniedGrowth>,
+    /// The guest's last words.
+    pub(super) last_words: Option<Cow<'a, str>>,
+}
+
 /// The failure for an error of the engine. Causes that the host knows for certain come first, since
 /// the trap that follows may look like something else.
-pub(super) fn from_error(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
-    if let Some(failure) = state.call.refused.take() {
+pub(super) fn of(error: &wasmtime::Error, evidence: Evidence<'_>) -> Failure {
+    if let Some(failure) = evidence.refused {
         return failure;
     }
+    let last_words = evidence.last_words.as_deref();
     let text = format!("{error:#}");
     if let Some(CpuLimitExceeded(limit)) = error.downcast_ref() {
         return block(
@@ -31,19 +44,17 @@ pub(super) fn from_error(error: &wasmtime::Error, state: &mut GuestState) -> Fai
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return no_instance();
     }
-    let last_words = state.call.log.last_words();
-    if let Some(denied) = state.growth.take_denied() {
-        return growth_denied(denied, last_words.as_deref());
+    if let Some(denied) = evidence.denied {
+        return growth_denied(denied, last_words);
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
             block("trap", "used up its stack (limits.stack-kib): a recursion without end, or a very deep one".into())
         }
-        Some(trap) => block("trap", trap_message(last_words.as_deref(), &trap_name(trap))),
-        None => block(
-            "malformed-output",
-            format!("gave the host data that cannot be read: {text}{}", after(last_words.as_deref())),
-        ),
+        Some(trap) => block("trap", trap_message(last_words, &trap_name(trap))),
+        None => {
+            block("malformed-output", format!("gave the host data that cannot be read: {text}{}", after(last_words)))
+        }
     }
 }
 

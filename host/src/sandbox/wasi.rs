@@ -22,8 +22,7 @@ use wasmtime::{
     },
 };
 
-use super::{failure, instance::GuestState, log::Level};
-use crate::model::handler::{Failure, Reason};
+use super::{failure, guest::GuestState, log::Level};
 
 /// The packages of WASI that plugins may import.
 const PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
@@ -43,12 +42,6 @@ type Caller<'a> = StoreContextMut<'a, GuestState>;
 pub(super) struct Pollable;
 /// A file, socket or terminal: resources that a guest can name and never gets.
 struct Unavailable;
-
-/// The WASI handles of an instance, over all its calls.
-#[derive(Default)]
-pub(super) struct WasiHandles {
-    handles: u32,
-}
 
 /// Whether an import, named `wasi:PACKAGE/INTERFACE@0.2.MINOR`, is part of WASI and offered.
 pub(super) fn offers(import: &str) -> bool {
@@ -72,7 +65,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>, component: &Component) -> wa
             match export.ty {
                 ComponentItem::ComponentFunc(_) => function(&mut instance, interface, item)?,
                 ComponentItem::Resource(_) => instance.resource(item, resource(item), |mut store, _| {
-                    store.data_mut().wasi.handles -= 1;
+                    store.data_mut().wasi_handles -= 1;
                     Ok(())
                 })?,
                 _ => {}
@@ -209,11 +202,11 @@ fn random_byte(index: u64) -> u8 {
 impl GuestState {
     /// Counts one more handle.
     fn hold(&mut self) -> wasmtime::Result<()> {
-        if self.wasi.handles == HANDLES {
+        if self.wasi_handles == HANDLES {
             let message = format!("held {HANDLES} WASI handles, the most for one instance; release handles after use");
             return Err(self.refuse("handle-limit", message));
         }
-        self.wasi.handles += 1;
+        self.wasi_handles += 1;
         Ok(())
     }
 
@@ -228,12 +221,6 @@ impl GuestState {
         let last_words = self.call.log.last_words();
         let message = failure::trap_message(last_words.as_deref(), "the guest exited: wasi:cli/exit");
         self.refuse("trap", message)
-    }
-
-    /// Records why the host ends the guest, and returns the error that ends it.
-    pub(super) fn refuse(&mut self, class: &str, message: String) -> wasmtime::Error {
-        self.call.refused = Some(Failure::Block(Reason::new(class, message)));
-        wasmtime::Error::msg("the host call was refused")
     }
 
     /// Logs what a guest prints. An unfinished line is kept until it ends.

@@ -6,7 +6,7 @@
 use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource};
 
 use super::{Caller, Pollable};
-use crate::sandbox::instance::GuestState;
+use crate::sandbox::guest::GuestState;
 
 /// Bytes that an output reports to accept at once.
 const ROOM: u64 = 64 << 10;

@@ -1,22 +1,30 @@
-//! The host's functions that a guest can call: documents, log and settings.
+//! The capabilities of a guest: the host's functions for documents, log and settings.
 //!
 //! Documents are read through [`Documents`](crate::model::handler::Documents), so nothing here
 //! knows where they are stored. A call that the contract forbids ends the guest; the reason is kept
 //! for the failure of the whole call.
 
+use wasmtime::component::{HasSelf, Linker};
+
 use super::{
-    bindings::v0_1::{documents, logging, settings},
+    bindings::v0_1::{self, documents, logging, settings},
     failure,
-    instance::GuestState,
+    guest::GuestState,
 };
 use crate::model::{
     handler::{Failure, Reason},
-    ids::CollectionName,
+    ids,
 };
 
 /// Bytes of ids that one `get-many` may name. 2 MiB: the default of `limits.reads` with a hundred
 /// bytes each.
 const IDS_BYTES: usize = 2 << 20;
+
+/// Links the functions under the names of every version of the contract.
+pub(super) fn link(linker: &mut Linker<GuestState>) -> anyhow::Result<()> {
+    v0_1::ProjectorPlugin::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
+        .map_err(|e| anyhow::anyhow!("link the contract: {e:#}"))
+}
 
 impl logging::Host for GuestState {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
@@ -28,13 +36,7 @@ impl logging::Host for GuestState {
 
 impl documents::Host for GuestState {
     async fn get_many(&mut self, collection: String, ids: Vec<String>) -> wasmtime::Result<Vec<Option<String>>> {
-        match self.read(&collection, &ids).await {
-            Ok(found) => Ok(found),
-            Err(failure) => {
-                self.call.refused = Some(failure);
-                Err(wasmtime::Error::msg("the host call was refused"))
-            }
-        }
+        self.read(&collection, &ids).await.map_err(|failure| self.fail(failure))
     }
 }
 
@@ -67,7 +69,7 @@ impl GuestState {
             );
             return Err(Failure::Block(Reason::new("reads-limit", message)));
         }
-        if let Some(bad) = ids.iter().find(|id| !is_document_id(id)) {
+        if let Some(bad) = ids.iter().find(|id| !ids::is_document_id(id)) {
             return Err(refuse(format!(
                 "read a document id of {} bytes in `{name}`; 1 to 512 without U+0000 are allowed",
                 bad.len()
@@ -91,11 +93,6 @@ impl GuestState {
     }
 }
 
-/// Whether a text is a valid document id.
-pub(super) fn is_document_id(id: &str) -> bool {
-    (1..=512).contains(&id.len()) && !id.contains('\0')
-}
-
 impl settings::Host for GuestState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
         let found = self.settings.iter().find(|(known, _)| *known == key);
@@ -107,10 +104,4 @@ impl settings::Host for GuestState {
     }
 }
 
-impl super::bindings::v0_1::types::Host for GuestState {}
-
-impl super::plugin::GuestIdentity {
-    fn collection(&self, name: &str) -> Option<&CollectionName> {
-        self.collections().iter().find(|c| c.as_str() == name)
-    }
-}
+impl v0_1::types::Host for GuestState {}
