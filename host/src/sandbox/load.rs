@@ -1,5 +1,5 @@
-//! Loading of a plugin: from a component's bytes, or from cached code, to a [`Plugin`] that can handle
-//! batches.
+//! Loading of a plugin, from a component's bytes or from cached code. The result is a [`Plugin`],
+//! which can handle batches.
 //!
 //! The component is linked with what it imports, and its `describe` is called once, in a store that
 //! no tenant owns. The descriptor that it returns is checked before anything else uses it.
