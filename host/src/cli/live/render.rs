@@ -180,7 +180,7 @@ fn flow(scene: &Scene, canvas: &Canvas) -> [String; 2] {
     let handle_rate: f64 = scene.processors.iter().map(|processor| processor.rate).sum();
     let line = |what: &str, rate: f64, all: u64, whose: String| {
         let rate = canvas.ink(Ink::Strong, &format!("{:>7}", number(rate)));
-        format!("{what:<9} {rate} events/s  {:>9} in total  {whose}", grouped(all))
+        format!("{what:<9} {rate} events/s  {:>9} total  {whose}", grouped(all))
     };
     let memory = if scene.host_mib > 0.0 {
         format!(", {:.0} MiB, {}", scene.host_mib, count(scene.instances, "instance"))

@@ -35,8 +35,8 @@ fn a_frame_shows_flow_processors_and_tenants() {
     let expected = "
 sandmill demo   ███████████████▌          12 of 20 s
 
-appended      358 events/s      4,296 in total  10 tenants
-handled       358 events/s     24,290 in total  2 processors, 96 MiB, 54 instances
+appended      358 events/s      4,296 total  10 tenants
+handled       358 events/s     24,290 total  2 processors, 96 MiB, 54 instances
 
 PROCESSOR                    HANDLED    EVENTS/S   LAG
 cart-summary                   4,290         358   6 events, 4 ms
@@ -70,7 +70,7 @@ fn lanes_behind_and_pauses_are_shown_with_reasons() {
     let frame = frame(&scene, &PLAIN);
     let shown = |line: &str| assert!(frame.iter().any(|l| l == line), "{line}\n{}", frame.join("\n"));
     shown("sandmill demo   00:00:12, Ctrl-C to end");
-    shown("appended        0 events/s          0 in total  0 tenants");
+    shown("appended        0 events/s          0 total  0 tenants");
     shown("plane-log                     20,000           0   paused by ada");
     shown("cart-summary, lane t0: blocked: trap: out of bounds");
     shown("and 2 more lanes behind");
