@@ -1,7 +1,7 @@
 -- Plugins and their history, as `sandmill plugins` shows them: which version runs, which ran
 -- before, and which files were rejected.
 --
--- A host decides by its plugins folder what it runs at its start. Of these tables only
+-- On startup, a host decides by its plugins folder what to run. Of these tables, only
 -- `plugin_holds` counts: a version that was rolled back does not run again.
 
 -- The files of the plugins folder, and what the host runs for each.
@@ -67,7 +67,8 @@ create table sandmill.plugin_versions (
 );
 create index on sandmill.plugin_versions (plugin, id);
 
--- Versions that a person or the host rolled back. They do not run again while they have a row here.
+-- Versions that an operator or the host rolled back. They do not run again while they have a row
+-- here.
 create table sandmill.plugin_holds (
   -- The plugin, as in `plugins`.
   plugin text collate "C" not null,

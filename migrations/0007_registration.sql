@@ -2,10 +2,10 @@
 -- round trip.
 
 -- Registers a processor: creates or updates its row, its cursors and its collections. Returns false
--- and changes nothing if its documents were built in another way than the plugin's.
+-- and changes nothing if the plugin would build its documents differently.
 --
--- * p_adopt: true also accepts documents of other event types or another read-model version, but
---   never of another partitioning.
+-- * p_adopt: true also accepts documents of different event types or read-model versions, but
+--   never of a different partitioning.
 -- * p_tenant: the tenant that owns the processor; empty = shared by all. A tenant's processor
 --   shares the collections of its family.
 -- * p_progress: where it begins; null = now.

@@ -59,10 +59,10 @@ alter table sandmill.collections add foreign key (processor) references sandmill
 drop function sandmill.register(text, text, text, text, text[], text, integer, boolean, text, text, text, integer, text[]);
 
 -- Registers a processor: creates or updates its row, its cursors and its collections. Returns false
--- and changes nothing if its documents were built in another way than the plugin's.
+-- and changes nothing if the plugin would build its documents differently.
 --
--- * p_adopt: true also accepts documents of other event types or another read-model version, but
---   never of another partitioning.
+-- * p_adopt: true also accepts documents of different event types or read-model versions, but
+--   never of a different partitioning.
 -- * p_tenant: the tenant that owns the processor; empty = shared by all. A tenant's processor
 --   shares the collections of its family.
 -- * p_progress: where it begins; null = now.

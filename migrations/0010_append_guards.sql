@@ -145,7 +145,7 @@ $$;
 -- p_expected_version: null = any version, 0 = the stream must not exist, n = its last event must
 -- have version n. Errors, after which nothing is appended:
 --
---   SM409             the stream has another version
+--   SM409             the stream is at a different version
 --   SM413             an event is larger than the store's limit
 --   SM421             the store was restored from a dump or moved, and is not re-anchored yet
 --   SM422             an event is nested too deeply, or has too long a number

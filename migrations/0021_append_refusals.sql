@@ -176,7 +176,7 @@ $$;
 -- p_expected_version: null = any version, 0 = the stream must not exist, n = its last event must
 -- have version n. Errors, after which nothing is appended:
 --
---   SM409                   the stream has another version, which is the error's detail
+--   SM409                   the stream is at a different version, which is the error's detail
 --   23505 unique_violation  the tenant already has an event with this id
 --   SM413                   an event is larger than the store's limit
 --   SM422                   an event is nested too deeply, or has too long a number

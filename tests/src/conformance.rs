@@ -128,7 +128,7 @@ pub async fn events_are_read_in_order_from_the_beginning(layout: &impl Layout) {
     assert_eq!(versions, (1..=versions.len() as i64).collect::<Vec<_>>(), "versions count from 1 without gaps");
 }
 
-/// From the beginning, and from a later snapshot, where a difference is read in another form.
+/// From the beginning, and from a later snapshot, where a difference is read in a different form.
 pub async fn pages_of_every_size_have_the_same_events(layout: &impl Layout) {
     let writer = session(layout).await;
     let first = append(layout, &writer, "a", 3).await;

@@ -2,7 +2,7 @@
 //!
 //! A comment above a fenced block is its mark: `<!-- tested -->`, `<!-- tested: HOW -->` or
 //! `<!-- not run: REASON -->`. Where a `text` block follows a tested one, it is the output of that
-//! block. What HOW means is the page's own business. Fences may be indented, as in a list.
+//! block. Each page defines what HOW means. Fences may be indented, as in a list.
 
 use std::{
     ffi::OsStr,

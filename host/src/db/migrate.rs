@@ -162,7 +162,7 @@ pub enum MigrateError {
     Standby,
     /// A recorded migration differs from the one in this binary.
     #[error(
-        "migration {name} was applied to this database with other statements than this binary has, so its tables may \
+        "migration {name} was applied to this database with statements that differ from this binary's, so its tables may \
          differ from what this binary expects. Run the version of Sandmill that applied it, or restore the database from \
          a backup."
     )]

@@ -1,8 +1,8 @@
 //! Functions that make text from plugins, tenants and applications safe to display.
 //!
 //! Three kinds of characters are unsafe. Control characters (C0, DEL and C1) can control a
-//! terminal. U+2028 and U+2029 end a line for some readers. Bidirectional controls show words in
-//! another order. [`printable`] and [`one_line`] replace them for a terminal, a table or an error
+//! terminal. U+2028 and U+2029 end a line for some readers. Bidirectional controls show words in a
+//! different order. [`printable`] and [`one_line`] replace them for a terminal, a table or an error
 //! file. [`quoted`] escapes them for a field of a log line. [`json`] and [`json_string`] escape
 //! them for machines, without losing any. All are applied where text leaves the host; stored text
 //! stays unchanged.

@@ -107,7 +107,7 @@ impl CheckedFile {
 /// Why the file, its manifest or its signature is rejected.
 struct Rejection {
     reason: String,
-    /// Whether the next check may have another outcome although the file is unchanged.
+    /// Whether the next check may have a different outcome although the file is unchanged.
     is_transient: bool,
 }
 

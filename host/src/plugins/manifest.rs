@@ -3,7 +3,7 @@
 //! ```toml
 //! only-tenants = ["acme", "globex"]  # tenants whose events it handles; default: all
 //! max-batch-size = 500     # maximum number of events in one call; default: the plugin's own value
-//! on-change = "continue"   # a version with other event types or another read-model version
+//! on-change = "continue"   # a version with different event types or read-model version
 //!                          # continues the existing documents; default "refuse". A change of
 //!                          # the partitioning is always rejected
 //! dry-run = false          # a version replaces the running one even if its dry run fails;
@@ -42,7 +42,7 @@ use crate::{
     sandbox::Limits,
 };
 
-/// Whether a version may continue documents that were built with other event types or another
+/// Whether a version may continue documents that were built with different event types or another
 /// read-model version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

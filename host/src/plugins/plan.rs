@@ -51,7 +51,7 @@ pub enum Step {
         /// The new name.
         to: String,
     },
-    /// A processor continues with other code. Each lane changes over at the end of its batch.
+    /// A processor continues with different code. Each lane changes over at the end of its batch.
     Swap {
         /// The plugin's name.
         plugin: String,

@@ -64,8 +64,8 @@ pub struct Registration<'a> {
     pub plugin: &'a str,
     /// SHA-256 of the file.
     pub digest: &'a str,
-    /// Whether it continues documents that were built of other event types or by another read-model
-    /// version. A difference in the partitioning is always rejected.
+    /// Whether it continues documents that were built from different event types or by a different
+    /// read-model version. A difference in the partitioning is always rejected.
     pub adopts: bool,
 }
 

@@ -57,7 +57,7 @@ pub struct Comparison {
     pub missing: Excerpt<DocumentName>,
     /// Found and not expected.
     pub unexpected: Excerpt<DocumentName>,
-    /// Found with other data than expected.
+    /// Found, but with different data.
     pub differing: Excerpt<DifferingDocument>,
 }
 

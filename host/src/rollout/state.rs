@@ -12,7 +12,7 @@
 //! A swap during a trial starts the trial again and keeps the previous version, unless that is the
 //! one swapped in. So two bad versions in a row lead back to the last good one. After a rollback
 //! nothing can be restored, because the version that just failed would fail again. A swap to the
-//! same code with another manifest settles the state, except during a trial.
+//! same code with a different manifest settles the state, except during a trial.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
 //! Carts: 200,000 mixed events of 10,000 carts and 100 tenants. Nearly every event of a page
-//! changes another document, which is the worst case for writing.
+//! changes a different document, which is the worst case for writing.
 //!
 //! The plugin `cart-summary`, the same fold as native code, a hand-written loop, and reading alone
 //! take turns. Their documents must be equal.

@@ -1,8 +1,8 @@
 //! Benchmarks: the costs of Sandmill, compared with lower bounds.
 //!
 //! Every part compares within one run. The candidates take turns, round after round, and the median
-//! is reported, because machines are noisy and noise comes in bursts. The private server flushes to
-//! disk as a production server does. A table goes to stdout, the same figures as JSON to a file,
+//! is reported, because machines are noisy and noise comes in bursts. The private server runs with
+//! `fsync` on, as in production. A table goes to stdout, the same figures as JSON to a file,
 //! and progress to stderr. The benchmarks do not judge the figures.
 
 mod backlog;

@@ -1,4 +1,4 @@
-//! The imports of other languages' runtimes: all of WASI 0.2 but HTTP is linked.
+//! The imports of other languages' runtimes: all of WASI 0.2 except HTTP is linked.
 
 use sandmill::sandbox::Limits;
 use sandmill_tests::{

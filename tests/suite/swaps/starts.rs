@@ -61,7 +61,7 @@ async fn a_start_restores_the_previous_version_as_a_running_host_does() {
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     host.stop().await;
-    // With another partitioning neither the file nor a former version can start.
+    // With a different partitioning neither the file nor a former version can start.
     let sql = "update sandmill.processors set partition_by = 'event-stream' where id = 'scripted'";
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute(sql).await.unwrap();

@@ -1,5 +1,5 @@
 //! The borders of the host as data: which rooms a room may name, where a dependency may be used,
-//! and who may start tasks and threads. Another line in one of these tables is a change of
+//! and who may start tasks and threads. A new line in one of these tables is a change of
 //! architecture. `host/ARCHITECTURE.md` describes the rooms.
 
 use std::collections::BTreeSet;

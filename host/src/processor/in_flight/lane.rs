@@ -27,7 +27,7 @@ pub(super) struct FinishedWork<T> {
 }
 
 impl<T> FinishedWork<T> {
-    /// The same work with other results, and the former results.
+    /// The same work with different results, and the former results.
     pub(super) fn exchange<U>(self, results: U) -> (FinishedWork<U>, T) {
         let FinishedWork { page, end, first, events, results: had } = self;
         (FinishedWork { page, end, first, events, results }, had)

@@ -10,7 +10,7 @@
 -- $6  text[]   event types; null = all
 -- $7  text     partitioning
 -- $8  integer  read-model version
--- $9  boolean  whether documents of other event types or another read-model version are accepted
+-- $9  boolean  whether documents of different event types or read-model versions are accepted
 -- $10 text     family: the id that the plugin gives itself
 -- $11 text     tenant that owns it; empty = shared
 -- $12 text     progress to begin at; null = now
