@@ -1,4 +1,4 @@
-//! The run of `cargo build`, and the search for the file that it produced. Cargo itself writes
+//! The run of `cargo rustc`, and the search for the file that it produced. Cargo itself writes
 //! errors and progress to the terminal. Only its JSON messages about built files are read here.
 
 use std::{
@@ -9,13 +9,18 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    BuildError, Children, RustToolchain, Target,
+    BuildError, Children, RustToolchain,
     package::{BuildTarget, Package},
 };
 
-/// Flags of the compiler for every crate of a plugin. Cargo receives them as configuration of the
-/// target, so a user's flags for this target are added, and `RUSTFLAGS` replaces them.
-const FLAGS: &[&str] = &[];
+/// Flags of the compiler for the plugin's own crate, after those of its author. With `lto = "fat"`
+/// all code is generated there.
+///
+/// They inline more than LLVM does by itself, because parsing JSON consists of small generic
+/// functions. Of `cart-summary`, a call with 1000 events takes 8 % less CPU time, the component is
+/// half as large again, and the host compiles it in 0.23 s of CPU time instead of 0.21. A threshold
+/// of 2000 gains another 2 %, but triples the size and the time to compile.
+const INLINE_MORE: [&str; 2] = ["-C", "llvm-args=-inline-threshold=1000"];
 
 /// A built library.
 #[derive(Debug, PartialEq)]
@@ -40,13 +45,13 @@ pub(super) fn build(
     children: &Children,
 ) -> Result<BuiltModule, BuildError> {
     let mut cargo = toolchain.cargo(dir);
-    cargo.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics"]);
+    cargo.args(["rustc", "--release", "--lib", "--message-format=json-render-diagnostics"]);
     cargo.args(["--package", &package.id, "--target", &toolchain.target().to_string()]).args(toolchain.build_args());
     if let Some(directory) = target_directory {
         cargo.arg("--target-dir").arg(directory);
     }
-    if let Some(flags) = configured(FLAGS, toolchain.target()) {
-        cargo.args(["--config", &flags]);
+    if package.is_for_speed {
+        cargo.arg("--").args(INLINE_MORE);
     }
     cargo.stderr(Stdio::inherit());
     let output = children.output(&mut cargo).map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
@@ -55,12 +60,6 @@ pub(super) fn build(
     }
     artifact(&String::from_utf8_lossy(&output.stdout), &package.id)
         .ok_or_else(|| BuildError::NoArtifact { package: package.name.clone(), target: toolchain.target() })
-}
-
-/// Flags of the compiler, as a line of cargo's configuration.
-fn configured(flags: &[&str], target: Target) -> Option<String> {
-    // An array of JSON strings is valid TOML.
-    (!flags.is_empty()).then(|| format!("target.{target}.rustflags = {}", serde_json::Value::from(flags)))
 }
 
 /// The `.wasm` file of a package, found in cargo's messages: one JSON object per line.
@@ -102,14 +101,5 @@ warning: some build script prints what it likes
         let found = BuiltModule { file: "/t/p.wasm".into(), is_fresh: true };
         assert_eq!(artifact(messages, "p#1"), Some(found));
         assert_eq!(artifact(messages, "q#1"), None);
-    }
-
-    #[test]
-    fn flags_are_a_line_of_cargos_configuration() {
-        assert_eq!(configured(&[], Target::Unknown), None);
-        assert_eq!(
-            configured(&["-C", "opt-level=3"], Target::Unknown).unwrap(),
-            r#"target.wasm32-unknown-unknown.rustflags = ["-C","opt-level=3"]"#
-        );
     }
 }

@@ -2,7 +2,10 @@
 //! a package that is not a plugin is rejected quickly and by name. Dependencies are ignored, so no
 //! network is needed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -21,6 +24,9 @@ pub(super) struct Package {
     /// Whether its library is all that is compiled in its folder, by default into the folder's
     /// `target`. Only then can it use the target directory that plugins share.
     pub(super) is_alone: bool,
+    /// Whether its release profile optimizes for speed and not for size, as far as the workspace's
+    /// manifest shows.
+    pub(super) is_for_speed: bool,
 }
 
 impl Package {
@@ -34,8 +40,11 @@ impl Package {
         if !output.status.success() {
             return Err(unreadable(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
-        let metadata = serde_json::from_slice(&output.stdout).map_err(|error| unreadable(error.to_string()))?;
-        Self::among(metadata, manifest)
+        let metadata: Metadata =
+            serde_json::from_slice(&output.stdout).map_err(|error| unreadable(error.to_string()))?;
+        // Cargo has just read it.
+        let workspace = fs::read_to_string(metadata.workspace_root.join("Cargo.toml")).unwrap_or_default();
+        Ok(Package { is_for_speed: is_for_speed(&workspace), ..Self::among(metadata, manifest)? })
     }
 
     /// Finds the package of a manifest in cargo's metadata.
@@ -62,8 +71,15 @@ impl Package {
             && target_directory == workspace_root.join("target")
             && build_directory.is_none_or(|directory| directory == target_directory);
         let library = library.name.replace('-', "_");
-        Ok(Package { id: package.id.clone(), name, library, target_directory, is_alone })
+        Ok(Package { id: package.id.clone(), name, library, target_directory, is_alone, is_for_speed: true })
     }
+}
+
+fn is_for_speed(workspace_manifest: &str) -> bool {
+    let manifest: toml::Table = workspace_manifest.parse().unwrap_or_default();
+    let release = manifest.get("profile").and_then(|profiles| profiles.get("release"));
+    let level = release.and_then(|profile| profile.get("opt-level"));
+    level.is_none_or(|level| level.as_integer() == Some(3))
 }
 
 /// The fields read from `cargo metadata`.
@@ -138,6 +154,7 @@ mod tests {
             library: "x".into(),
             target_directory: "/w/target".into(),
             is_alone: false,
+            is_for_speed: true,
         };
         assert_eq!(among("/w/door-watch/Cargo.toml").unwrap(), expected);
     }
@@ -173,5 +190,14 @@ mod tests {
         assert!(!is_alone("/elsewhere", "", elsewhere), "a chosen directory");
         assert!(!is_alone("/p/target", r#",{"kind":["custom-build"],"name":"build-script-build"}"#, elsewhere));
         assert!(!is_alone("/p/target", "", r#"{"name":"inner","path":"/p/inner"}"#));
+    }
+
+    #[test]
+    fn a_package_is_for_speed_unless_its_profile_has_another_level() {
+        assert!(is_for_speed("[package]\nname = \"door-watch\""));
+        assert!(is_for_speed("[profile.release]\nopt-level = 3"));
+        for level in ["2", "\"s\"", "\"z\""] {
+            assert!(!is_for_speed(&format!("[profile.release]\nopt-level = {level}")), "{level}");
+        }
     }
 }

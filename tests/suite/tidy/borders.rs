@@ -176,7 +176,7 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("clap_complete", &["cli"], "only the command line parses arguments"),
     ("console", &["cli"], "only the command line knows the terminal"),
     ("indicatif", &["cli"], "only the command line draws progress bars"),
-    ("toml", &["config", "plugins"], "settings and manifests are parsed once, at the edge"),
+    ("toml", &["config", "plugins", "toolchain"], "settings and manifests are parsed once, at the edge"),
     ("notify", &["plugins"], "only the plugins folder is watched"),
     ("ed25519_dalek", &["plugins"], "only plugins are signed"),
     ("tracing_subscriber", &["telemetry"], "one room decides where log lines go"),
