@@ -117,9 +117,9 @@ impl Default for Config {
     }
 }
 
-/// The first and the longest pause before the next term. It doubles with each term that ends early.
+/// The first and the longest delay before the next term. It doubles with each term that ends early.
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// The longest pause while terms end early although each committed something. 500 ms: the cause may
+/// The longest delay while terms end early although each committed something. 500 ms: the cause may
 /// persist, and each term opens some connections to the database.
 const NEXT_TERM_COMMITTED: Duration = Duration::from_millis(500);
 
@@ -188,13 +188,13 @@ pub struct Processor {
     fence: Option<Fence>,
 }
 
-/// The pause before the next term, given the last pause and the last term.
-fn next_term(pause: Duration, lasted: Duration, committed: bool) -> Duration {
+/// The delay before the next term, given the last delay and the last term.
+fn next_term(delay: Duration, lasted: Duration, committed: bool) -> Duration {
     // A long term does not count as a failed attempt.
     if lasted > NEXT_TERM.1 {
         return NEXT_TERM.0;
     }
-    (pause * 2).min(if committed { NEXT_TERM_COMMITTED } else { NEXT_TERM.1 })
+    (delay * 2).min(if committed { NEXT_TERM_COMMITTED } else { NEXT_TERM.1 })
 }
 
 impl Processor {

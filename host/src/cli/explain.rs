@@ -48,8 +48,8 @@ is `stuck` (--check).";
 #[derive(Debug, clap::Args)]
 #[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct ExplainArgs {
-    /// A processor or a tenant; a name that is both a processor's and a tenant's selects the findings
-    /// of both [default: everything]
+    /// A processor or a tenant; a name that is both a processor's and a tenant's selects the
+    /// findings of both [default: everything]
     #[arg(value_name = "PROCESSOR|TENANT", value_parser = processor_or_tenant)]
     name: Option<String>,
     /// Print one JSON object

@@ -1,9 +1,9 @@
 //! The layout of help pages: description, examples (`before_help`), usage, options, details
 //! (`after_help`).
 //!
-//! The page of `sandmill --help` lists the commands in groups, by task. Their names and descriptions
-//! come from the commands themselves. Commands without a group are listed under "More", so the page
-//! is always complete.
+//! The page of `sandmill --help` lists the commands in groups, by task. Their names and
+//! descriptions come from the commands themselves. Commands without a group are listed under
+//! "More", so the page is always complete.
 
 use std::fmt::Write;
 

@@ -44,8 +44,8 @@ pub struct PressureSettings {
     /// `detach`: a slow lane delays only itself.
     pub back_pressure: Strategy,
     /// Number of events behind the head of the log above which a lane or the processor jumps to the
-    /// head; only with `shed`. Default 0, which means no bound: shedding loses events, so it must be
-    /// chosen explicitly. Events of all types count; for a lane those of its tenant.
+    /// head; only with `shed`. Default 0, which means no bound: shedding loses events, so it must
+    /// be chosen explicitly. Events of all types count; for a lane, only those of its tenant.
     pub shed_after_events: usize,
 }
 
