@@ -113,7 +113,7 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
     place(&folder.path().join("acme"), "orders.wasm", &bytes);
     give(folder.path(), "acme", "heir", &listing("heir", &["scripted_log"]));
     for plugin in ["acme/orders", "acme/heir"] {
-        let error = until_error(folder.path(), plugin, "holds documents").await;
+        let error = until_error(folder.path(), plugin, "contains documents").await;
         assert!(
             error.contains("collection scripted_log contains documents of the removed processor acme/scripted"),
             "{error}"
