@@ -64,7 +64,7 @@ async fn events_that_were_inserted_between_a_restore_and_reanchoring_are_handled
     }
     let done = run(&["migrate", "--reanchor"]);
     let printed = stdout(&done) + &stderr(&done);
-    assert!(printed.contains("re-anchored 5 events and 1 position of"), "{printed}");
+    assert!(printed.contains("re-anchored 5 events and 1 checkpoint of"), "{printed}");
     assert!(printed.contains("events from position 3 on were appended since the restore"), "{printed}");
     let status: Value = serde_json::from_str(&stdout(&run(&["status", "--json"]))).unwrap();
     assert_eq!(status["processors"][0]["lagEvents"], 3, "{status}");
