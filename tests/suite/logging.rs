@@ -82,7 +82,7 @@ async fn a_host_whose_log_nobody_reads_works_and_stops_in_order() {
 
 /// The number of lost lines that a line of the log reports.
 fn lost_as_text(line: &str) -> Option<usize> {
-    line.contains(" lost, because standard error did not ").then_some(())?;
+    line.contains(" lost, because standard error was not ").then_some(())?;
     line.split("WARN ").nth(1)?.split(' ').next()?.parse().ok()
 }
 
