@@ -1,6 +1,10 @@
 //! Calls of a plugin without processors or a database: a test passes a batch and gets effects.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sandmill::{
     model::{
@@ -100,6 +104,40 @@ impl Documents for NoDocuments {
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
         let count = ids.len();
         Box::pin(async move { Ok(vec![None; count]) })
+    }
+}
+
+/// Documents that calls have put, of one tenant and any number of collections.
+#[derive(Default)]
+pub struct Kept(Mutex<HashMap<(CollectionName, Arc<str>), Arc<str>>>);
+
+impl Kept {
+    /// Applies the changes of a call.
+    pub fn keep(&self, effects: &Effects) {
+        let mut kept = self.0.lock().expect("nothing panics while it is held");
+        for change in &effects.changes {
+            match change {
+                Change::Put { collection, id, data } => {
+                    kept.insert((collection.clone(), id.clone()), data.clone());
+                }
+                Change::Remove { collection, id } => {
+                    kept.remove(&(collection.clone(), id.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Documents for Kept {
+    fn get_many<'a>(
+        &'a self,
+        collection: &'a CollectionName,
+        ids: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
+        let kept = self.0.lock().expect("nothing panics while it is held");
+        let find = |id: &String| kept.get(&(collection.clone(), id.as_str().into())).cloned();
+        let found = ids.iter().map(find).collect();
+        Box::pin(async move { Ok(found) })
     }
 }
 

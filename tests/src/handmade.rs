@@ -19,32 +19,91 @@ pub fn plugin(fields: &str) -> Vec<u8> {
 
 /// The same with an id instead of `handmade`. The answer of `describe` is at 1024: this id, no
 /// version, every event type, no collections, lanes by tenant, from the beginning. The answer of
-/// `project` is at 4096.
+/// `project` is at 4096. Fields that call `$get-many` get it from the host, in the plugin's form.
 pub fn named(id: &str, fields: &str) -> Vec<u8> {
+    made(Form::Plain, id, fields)
+}
+
+/// The same in the packed form of the contract.
+pub fn packed(id: &str, fields: &str) -> Vec<u8> {
+    made(Form::Packed, id, fields)
+}
+
+/// The same in both forms. Only the plain one runs `$body`.
+pub fn both(fields: &str) -> Vec<u8> {
+    made(Form::Both, "handmade", fields)
+}
+
+/// The forms of the contract that a plugin exports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Packed,
+    Both,
+}
+
+impl Form {
+    fn world(self) -> &'static str {
+        match self {
+            Form::Plain => "sandmill:processor/projector-plugin@0.1.0",
+            Form::Packed => "sandmill:processor/projector-plugin-packed@0.1.0",
+            Form::Both => "test:forms/both",
+        }
+    }
+
+    /// The exports of `project`, with a body.
+    fn project(self, body: &str) -> String {
+        let export = |interface: &str, parameters: usize, body: &str| {
+            format!(
+                r##"(func (export "sandmill:processor/{interface}@0.1.0#project")
+                    (param{}) (result i32) {body} i32.const 4096)"##,
+                " i32".repeat(parameters)
+            )
+        };
+        match self {
+            Form::Plain => export("projector", 8, body),
+            Form::Packed => export("projector-packed", 10, body),
+            Form::Both => export("projector", 8, body) + &export("projector-packed", 10, ""),
+        }
+    }
+}
+
+fn made(form: Form, id: &str, fields: &str) -> Vec<u8> {
     let descriptor = format!(r"\00\08\00\00\{:02x}\00\00\00", id.len());
     let body = match fields {
         _ if fields.contains("(func $body (param") => "local.get 1 call $body",
         _ if fields.contains("(func $body") => "call $body",
         _ => "",
     };
+    let imports = match form {
+        _ if !fields.contains("call $get-many") => "",
+        Form::Plain => {
+            r#"(import "sandmill:processor/documents@0.1.0" "get-many"
+                (func $get-many (param i32 i32 i32 i32 i32)))"#
+        }
+        Form::Packed | Form::Both => {
+            r#"(import "sandmill:processor/documents-packed@0.1.0" "get-many"
+                (func $get-many (param i32 i32 i32 i32 i32 i32 i32)))"#
+        }
+    };
     let describe = if fields.contains("(func $describe") { "call $describe" } else { "" };
+    let project = form.project(body);
     let memory = if fields.contains("(memory (") { "" } else { "(memory (export \"memory\") 1)" };
     let module = format!(
         r#"(module
+            {imports}
             {memory}
             (data (i32.const 2048) "{id}")
             (data (i32.const 1024) "{descriptor}")
             (func (export "sandmill:processor/description@0.1.0\#describe") (result i32)
                 {describe} i32.const 1024)
-            (func (export "sandmill:processor/projector@0.1.0\#project")
-                (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
-                {body} i32.const 4096)
+            {project}
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 8192)
             {fields}
         )"#
     )
     .replace(r"\#", "#");
-    component(&wat::parse_str(&module).expect("a module's text"))
+    component(&wat::parse_str(&module).expect("a module's text"), form)
 }
 
 /// A plugin with an id whose descriptor lists collections, and which answers without effects.
@@ -72,10 +131,16 @@ pub fn listing(id: &str, collections: &[impl AsRef<str>]) -> Vec<u8> {
     )
 }
 
-fn component(module: &[u8]) -> Vec<u8> {
+fn component(module: &[u8], form: Form) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(wit()).expect("read the contract");
-    let world = resolve.select_world(&[package], Some("projector-plugin")).expect("the contract's world");
+    let (contract, _) = resolve.push_dir(wit()).expect("read the contract");
+    let both = "package test:forms;
+        world both {
+            include sandmill:processor/projector-plugin@0.1.0;
+            include sandmill:processor/projector-plugin-packed@0.1.0;
+        }";
+    let forms = resolve.push_str("forms.wit", both).expect("read a world");
+    let world = resolve.select_world(&[contract, forms], Some(form.world())).expect("the form's world");
     let mut module = module.to_vec();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("name the world");
     ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")

@@ -3,6 +3,7 @@
 
 mod components;
 mod deeds;
+mod packed;
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    bindings::v0_1::{Change as WitChange, HaltAction as WitHaltAction, Projection},
+    bindings::{Answer, Change as WitChange, v0_1::HaltAction as WitHaltAction},
+    failure,
     limits::Limits,
 };
 use crate::model::{
@@ -20,7 +21,7 @@ const MESSAGE_BYTES: usize = 2_000;
 
 /// Checks the answer to a batch of `events` events.
 pub(super) fn check(
-    answer: Projection,
+    answer: Answer,
     events: usize,
     descriptor: &Descriptor,
     limits: &Limits,
@@ -29,6 +30,9 @@ pub(super) fn check(
         let message =
             format!("answered with {} changes; {} are allowed (limits.changes)", answer.changes.len(), limits.changes);
         return Err(Reason::new("changes-limit", message));
+    }
+    if answer.changes.bytes() > limits.output_bytes() as u64 {
+        return Err(failure::output_limit());
     }
     let halted = match answer.halted {
         None => None,
@@ -57,15 +61,18 @@ pub(super) fn check(
         }
         skipped.push(Skipped { index, code: clean(skip.code), message: clean(skip.message) });
     }
-    let changes = answer.changes.into_iter().map(|change| check_change(change, descriptor, limits));
+    let changes = answer.changes.iter().map(|change| match change {
+        Ok(change) => check_change(change, descriptor, limits),
+        Err(broken) => Err(malformed(broken.to_string())),
+    });
     Ok(Effects { changes: changes.collect::<Result<_, _>>()?, skipped, halted })
 }
 
-fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> Result<Change, Reason> {
+fn check_change(change: WitChange<'_>, descriptor: &Descriptor, limits: &Limits) -> Result<Change, Reason> {
     match change {
-        WitChange::Put(document) => {
-            let collection = collection(&document.collection, descriptor)?;
-            let id = document_id(document.id, &collection)?;
+        WitChange::Put { collection: name, id, data } => {
+            let collection = collection(name, descriptor)?;
+            let id = document_id(id, &collection)?;
             let too_large = |bytes: usize, how: &str| {
                 let message = format!(
                     "document `{id}` of `{collection}` has {} KiB{how}; {} are allowed (limits.document-kib)",
@@ -74,10 +81,10 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
                 );
                 Reason::new("document-limit", message)
             };
-            if document.data.len() > limits.document_bytes() {
-                return Err(too_large(document.data.len(), ""));
+            if data.len() > limits.document_bytes() {
+                return Err(too_large(data.len(), ""));
             }
-            let printed = json::check_document(&document.data, limits.json_depth).map_err(|problem| {
+            let printed = json::check_document(data, limits.json_depth).map_err(|problem| {
                 let message = format!("document `{id}` of `{collection}`: {problem}");
                 match problem {
                     Invalid::TooDeep { .. } => Reason::new("json-depth-limit", message + " (limits.json-depth)"),
@@ -87,11 +94,11 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
             if printed > limits.document_bytes() {
                 return Err(too_large(printed, " as PostgreSQL prints it (numbers without exponents)"));
             }
-            Ok(Change::Put { collection, id, data: document.data.into() })
+            Ok(Change::Put { collection, id, data: data.into() })
         }
-        WitChange::Remove(key) => {
-            let collection = collection(&key.collection, descriptor)?;
-            let id = document_id(key.id, &collection)?;
+        WitChange::Remove { collection: name, id } => {
+            let collection = collection(name, descriptor)?;
+            let id = document_id(id, &collection)?;
             Ok(Change::Remove { collection, id })
         }
     }
@@ -106,8 +113,8 @@ fn collection(name: &str, descriptor: &Descriptor) -> Result<CollectionName, Rea
         .ok_or_else(|| malformed(format!("wrote to collection `{}`, which its descriptor does not list", short(name))))
 }
 
-fn document_id(id: String, collection: &CollectionName) -> Result<Arc<str>, Reason> {
-    if is_document_id(&id) {
+fn document_id(id: &str, collection: &CollectionName) -> Result<Arc<str>, Reason> {
+    if is_document_id(id) {
         Ok(id.into())
     } else {
         Err(malformed(format!(

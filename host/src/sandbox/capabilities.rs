@@ -4,10 +4,15 @@
 //! knows where they are stored. A call that the contract forbids ends the guest; the reason is kept
 //! for the failure of the whole call.
 
+use std::sync::Arc;
+
 use wasmtime::component::{HasSelf, Linker};
 
 use super::{
-    bindings::v0_1::{self, documents, logging, settings},
+    bindings::{
+        BrokenText, Texts,
+        v0_1::{self, Text, documents, documents_packed, logging, packed_types, settings},
+    },
     failure,
     guest::GuestState,
 };
@@ -20,9 +25,11 @@ use crate::model::{
 /// bytes each.
 const IDS_BYTES: usize = 2 << 20;
 
-/// Links the functions under the names of every version of the contract.
+/// Links the functions under the names of every version and form of the contract.
 pub(super) fn link(linker: &mut Linker<GuestState>) -> anyhow::Result<()> {
     v0_1::ProjectorPlugin::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
+        .and_then(|()| packed_types::add_to_linker::<_, HasSelf<_>>(linker, |state| state))
+        .and_then(|()| documents_packed::add_to_linker::<_, HasSelf<_>>(linker, |state| state))
         .map_err(|e| anyhow::anyhow!("link the contract: {e:#}"))
 }
 
@@ -36,12 +43,55 @@ impl logging::Host for GuestState {
 
 impl documents::Host for GuestState {
     async fn get_many(&mut self, collection: String, ids: Vec<String>) -> wasmtime::Result<Vec<Option<String>>> {
-        self.read(&collection, &ids).await.map_err(|failure| self.fail(failure))
+        let found = self.read(&collection, &ids).await.map_err(|failure| self.fail(failure))?;
+        Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
+    }
+}
+
+impl documents_packed::Host for GuestState {
+    async fn get_many(
+        &mut self,
+        collection: String,
+        texts: String,
+        ids: Vec<Text>,
+    ) -> wasmtime::Result<documents_packed::Found> {
+        let ids = self.unpack_ids(&texts, &ids).map_err(|failure| self.fail(failure))?;
+        let found = self.read(&collection, &ids).await.map_err(|failure| self.fail(failure))?;
+        let mut texts = Texts::with_capacity(found.iter().flatten().map(|text| text.len()).sum());
+        let documents = found.iter().map(|data| data.as_ref().map(|text| texts.push(text))).collect();
+        Ok(documents_packed::Found { texts: texts.into_string(), documents })
     }
 }
 
 impl GuestState {
-    async fn read(&mut self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
+    /// The ids of a packed read. They are bounded before any is copied, since ranges may overlap.
+    fn unpack_ids(&self, texts: &str, ids: &[Text]) -> Result<Vec<String>, Failure> {
+        self.check_ids(ids.len(), ids.iter().map(|id| id.length as usize).sum())?;
+        let id = |id: &Text| BrokenText::check("a document's id", texts, *id).map(str::to_owned);
+        let ids = ids.iter().map(id).collect::<Result<_, _>>();
+        ids.map_err(|broken| Failure::Block(Reason::new("malformed-output", broken.to_string())))
+    }
+
+    /// Checks that one call may name this many ids, with this many bytes.
+    fn check_ids(&self, ids: usize, bytes: usize) -> Result<(), Failure> {
+        let too_many = |message| Failure::Block(Reason::new("reads-limit", message));
+        let most = self.call.reads;
+        if ids > most {
+            return Err(too_many(format!(
+                "asked for {ids} documents in one call, more than the {most} of limits.reads"
+            )));
+        }
+        if bytes > IDS_BYTES {
+            return Err(too_many(format!(
+                "asked for documents whose ids have {bytes} bytes together; one call may name {} KiB of ids, \
+                 so split the call",
+                IDS_BYTES >> 10
+            )));
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, collection: &str, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
         let refuse = |message: String| Failure::Block(Reason::new("refused-call", message));
         let Some(documents) = &self.call.documents else {
             return Err(refuse("`describe` may call only `logging`".into()));
@@ -52,23 +102,7 @@ impl GuestState {
                 collection.chars().take(80).collect::<String>()
             )));
         };
-        if ids.len() > self.call.reads {
-            let message = format!(
-                "asked for {} documents in one call, more than the {} of limits.reads",
-                ids.len(),
-                self.call.reads
-            );
-            return Err(Failure::Block(Reason::new("reads-limit", message)));
-        }
-        let bytes = ids.iter().map(String::len).sum::<usize>();
-        if bytes > IDS_BYTES {
-            let message = format!(
-                "asked for documents whose ids have {bytes} bytes together; one call may name {} KiB of ids, \
-                 so split the call",
-                IDS_BYTES >> 10
-            );
-            return Err(Failure::Block(Reason::new("reads-limit", message)));
-        }
+        self.check_ids(ids.len(), ids.iter().map(String::len).sum())?;
         if let Some(bad) = ids.iter().find(|id| !ids::is_document_id(id)) {
             return Err(refuse(format!(
                 "read a document id of {} bytes in `{name}`; 1 to 512 without U+0000 are allowed",
@@ -89,7 +123,7 @@ impl GuestState {
             return Err(Failure::Block(Reason::new("memory-limit", message)));
         }
         self.growth.hold_read(bytes).map_err(|denied| failure::growth_denied(denied, None))?;
-        Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
+        Ok(found)
     }
 }
 
@@ -105,3 +139,5 @@ impl settings::Host for GuestState {
 }
 
 impl v0_1::types::Host for GuestState {}
+
+impl packed_types::Host for GuestState {}

@@ -39,7 +39,7 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence<'_>) -> Failure {
         );
     }
     if text.contains("fuel allocated for hostcalls has been exhausted") {
-        return block("output-limit", "passed more data to the host than one call may (limits.output-mib)".into());
+        return Failure::Block(output_limit());
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return no_instance();
@@ -56,6 +56,11 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence<'_>) -> Failure {
             block("malformed-output", format!("gave the host data that cannot be read: {text}{}", after(last_words)))
         }
     }
+}
+
+/// The reason of a call that passed too much to the host.
+pub(super) fn output_limit() -> Reason {
+    Reason::new("output-limit", "passed more data to the host than one call may (limits.output-mib)")
 }
 
 /// The message of a trap: the guest's last words if there are any, then what ended it.

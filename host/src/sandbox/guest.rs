@@ -16,7 +16,7 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::{
     Sandbox,
-    bindings::v0_1::ProjectorPlugin,
+    bindings::Exports,
     failure,
     memory::{PluginMemory, StoreLimiter, TenantMemory},
     meter::YieldOnce,
@@ -27,7 +27,7 @@ use crate::model::handler::Failure;
 /// A store, and its instance once there is one.
 pub(super) struct Guest {
     pub(super) store: Store<GuestState>,
-    pub(super) exports: Option<ProjectorPlugin>,
+    pub(super) exports: Option<Exports>,
     ticker: Arc<Ticker>,
 }
 

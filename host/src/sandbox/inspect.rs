@@ -15,10 +15,10 @@ use super::{limits::Limits, wasi};
 const PACKAGE: &str = "sandmill:processor/";
 /// The version of the contract that this host runs.
 const VERSION: &str = "0.1.0";
-/// Interfaces that a projector must export.
-const EXPORTS: [&str; 2] = ["description", "projector"];
+/// Interfaces that a projector must export: one of each line, which are forms of the same.
+const EXPORTS: [&[&str]; 2] = [&["description"], &["projector", "projector-packed"]];
 /// Interfaces that this host offers.
-const OFFERED: [&str; 4] = ["types", "documents", "logging", "settings"];
+const OFFERED: [&str; 6] = ["types", "documents", "logging", "settings", "packed-types", "documents-packed"];
 
 /// Why a file cannot be a plugin on this host.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Outline {
     /// version or another. None if it is not a plugin.
     pub fn contract(&self) -> Option<String> {
         let (interface, version) = self.exports.iter().find_map(|name| name.strip_prefix(PACKAGE)?.split_once('@'))?;
-        EXPORTS.contains(&interface).then(|| format!("{}@{version}", PACKAGE.trim_end_matches('/')))
+        EXPORTS.concat().contains(&interface).then(|| format!("{}@{version}", PACKAGE.trim_end_matches('/')))
     }
 
     /// Reads as much of the outline as these bytes allow, and returns why it could not read the
@@ -128,8 +128,9 @@ impl Outline {
     /// Checks that the outline is that of a plugin which this host can run within its limits.
     pub(super) fn check(&self, limits: &Limits) -> Result<(), FileRejection> {
         let Outline { imports, exports, memory_bytes, table_elements } = self;
-        for missing in EXPORTS {
-            if !exports.contains(&format!("{PACKAGE}{missing}@{VERSION}")) {
+        for forms in EXPORTS {
+            let missing = forms[0];
+            if !forms.iter().any(|form| exports.contains(&format!("{PACKAGE}{form}@{VERSION}"))) {
                 let instead = match exports.iter().find(|name| name.starts_with(&format!("{PACKAGE}{missing}"))) {
                     Some(other) => format!(" but `{other}`, a version that this host does not support"),
                     None => other_exports(exports),
@@ -249,11 +250,22 @@ mod tests {
     }
 
     #[test]
+    fn either_form_of_the_projector_suffices() {
+        let checked = |projector: &str| {
+            let exports = ["description", projector].map(|name| format!("{PACKAGE}{name}@{VERSION}"));
+            Outline { exports: exports.into(), ..Outline::default() }.check(&Limits::default())
+        };
+        assert_eq!([checked("projector"), checked("projector-packed")], [Ok(()), Ok(())]);
+        assert!(matches!(checked("projectors"), Err(FileRejection::NoExport { missing: "projector", .. })));
+    }
+
+    #[test]
     fn the_contract_is_read_from_the_exports() {
         let of = |exports: &[&str]| {
             Outline { exports: exports.iter().map(|name| name.to_string()).collect(), ..Outline::default() }.contract()
         };
         assert_eq!(of(&["sandmill:processor/projector@0.9.0"]).as_deref(), Some("sandmill:processor@0.9.0"));
+        assert_eq!(of(&["sandmill:processor/projector-packed@0.1.0"]).as_deref(), Some("sandmill:processor@0.1.0"));
         assert_eq!(of(&["wasi:cli/run@0.2.0", "sandmill:processor/types@0.1.0"]), None);
         assert_eq!(other_exports(&["a", "b", "c", "d", "e"].map(String::from)), ", only `a`, `b`, `c`, 2 more");
     }

@@ -10,7 +10,7 @@ use wasmtime::component::Component;
 
 use super::{
     LoadError, Plugin, Sandbox,
-    bindings::v0_1::{self, ProjectorPluginPre},
+    bindings::{PluginPre, v0_1},
     compile::CompileError,
     descriptor, failure,
     guest::{Call, Guest, GuestIdentity, GuestState, block_on},
@@ -47,14 +47,14 @@ fn compiled(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
 }
 
 /// Resolves a component's imports.
-fn link(sandbox: &Sandbox, component: &Component) -> wasmtime::Result<ProjectorPluginPre<GuestState>> {
+fn link(sandbox: &Sandbox, component: &Component) -> wasmtime::Result<PluginPre<GuestState>> {
     let mut linker = (*sandbox.linker).clone();
     wasi::link(&mut linker, component)?;
-    ProjectorPluginPre::new(linker.instantiate_pre(component)?)
+    PluginPre::new(linker.instantiate_pre(component)?)
 }
 
 /// Calls `describe` in a store of its own.
-fn describe(sandbox: &Sandbox, pre: &ProjectorPluginPre<GuestState>) -> Result<v0_1::Descriptor, LoadError> {
+fn describe(sandbox: &Sandbox, pre: &PluginPre<GuestState>) -> Result<v0_1::Descriptor, LoadError> {
     let anonymous = Arc::new(GuestIdentity::unknown());
     let memory = PluginMemory::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
     // One at a time: the engine has room for one instance beyond those that can be lent.
@@ -64,8 +64,8 @@ fn describe(sandbox: &Sandbox, pre: &ProjectorPluginPre<GuestState>) -> Result<v
         // Its log lines count toward the volume of the tenant that owns the plugin.
         let owner = sandbox.owner.as_ref().map(|owner| sandbox.tenants.of(owner));
         let answer = block_on(guest.run(Call::describe(owner, &sandbox.limits), async |guest| {
-            let exports = pre.instantiate_async(&mut guest.store).await?;
-            exports.sandmill_processor_description().call_describe(&mut guest.store).await
+            let exports = pre.instantiate(&mut guest.store).await?;
+            exports.describe(&mut guest.store).await
         }));
         drop(guest);
         match answer {

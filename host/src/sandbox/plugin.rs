@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Sandbox, answer,
-    bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
+    bindings::{Answer, PluginPre},
     failure,
     guest::{Call, Guest, GuestIdentity, GuestState},
     memory::{PluginMemory, TenantMemory},
@@ -25,7 +25,7 @@ use crate::model::{
 /// A plugin that can handle batches.
 pub struct Plugin {
     sandbox: Sandbox,
-    pre: ProjectorPluginPre<GuestState>,
+    pre: PluginPre<GuestState>,
     identity: Arc<GuestIdentity>,
     memory: Arc<PluginMemory>,
     /// Identifies its warm stores.
@@ -37,7 +37,7 @@ pub struct Plugin {
 impl Plugin {
     pub(super) fn new(
         sandbox: Sandbox,
-        pre: ProjectorPluginPre<GuestState>,
+        pre: PluginPre<GuestState>,
         identity: Arc<GuestIdentity>,
         descriptor: Descriptor,
         digest: String,
@@ -126,35 +126,14 @@ impl Plugin {
         batch: &Batch,
         tenant: Arc<TenantAccount>,
         documents: Arc<dyn Documents>,
-    ) -> Result<v0_1::Projection, Failure> {
+    ) -> Result<Answer, Failure> {
         let call = Call::of(tenant, documents, batch.replaying, &self.sandbox.limits);
         let body = async |guest: &mut Guest| {
             if guest.exports.is_none() {
-                guest.exports = Some(self.pre.instantiate_async(&mut guest.store).await?);
+                guest.exports = Some(self.pre.instantiate(&mut guest.store).await?);
             }
             let Some(exports) = &guest.exports else { return Err(wasmtime::Error::msg("no instance")) };
-            let events: Vec<WitEvent<'_>> = batch
-                .events
-                .iter()
-                .map(|event| WitEvent {
-                    id: &event.id,
-                    event_type: &event.event_type,
-                    stream_id: &event.stream,
-                    stream_version: event.version as u64,
-                    position: event.position as u64,
-                    recorded_at: event.recorded_at,
-                    data: &event.data,
-                    metadata: &event.metadata,
-                })
-                .collect();
-            let batch = WitBatch {
-                tenant: batch.lane.tenant.as_str(),
-                partition_key: &batch.lane.key,
-                attempt: batch.attempt,
-                replaying: batch.replaying,
-                events: &events,
-            };
-            exports.sandmill_processor_projector().call_project(&mut guest.store, batch).await
+            exports.project(&mut guest.store, batch).await
         };
         guest.run(call, body).await
     }

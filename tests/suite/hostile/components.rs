@@ -3,6 +3,8 @@
 
 use sandmill_tests::handmade;
 
+use super::packed;
+
 /// The tenant for which they are hostile.
 pub(super) const TENANT: &str = "bad";
 /// Length of its name, by which the components recognise it.
@@ -39,7 +41,7 @@ pub(super) fn all() -> Vec<Component> {
     let fill = "(memory.fill (i32.const 0) (i32.const 0) (i32.const 62914560))";
     let copy = "(memory.copy (i32.const 1) (i32.const 0) (i32.const 62914559))";
     let tables = "(table.fill 0 (i32.const 0) (ref.null func) (i32.const 20000))";
-    vec![
+    let plain = [
         of(
             "invalid-utf8",
             small,
@@ -107,7 +109,8 @@ pub(super) fn all() -> Vec<Component> {
             "",
             None,
         ),
-    ]
+    ];
+    plain.into_iter().chain(packed::all()).collect()
 }
 
 /// Files that are rejected: name, bytes, and part of the host's message.
@@ -140,13 +143,24 @@ pub(super) fn rejected() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 }
 
 fn of(id: &'static str, memory: &str, fields: &str, body: &str, reason: Option<&'static str>) -> Component {
+    made(handmade::named, id, memory, fields, body, reason)
+}
+
+/// A component of a form of the contract, which `make` makes from its id and fields.
+pub(super) fn made(
+    make: impl Fn(&str, &str) -> Vec<u8>,
+    id: &'static str,
+    memory: &str,
+    fields: &str,
+    body: &str,
+    reason: Option<&'static str>,
+) -> Component {
     let spare = format!("(if (i32.ne (local.get $name) (i32.const {TENANT_LENGTH})) (then return))");
     let (locals, body) = match body.strip_prefix("(local $at i32)") {
         Some(rest) => ("(local $at i32)", rest),
         None => ("", body),
     };
-    let bytes =
-        handmade::named(id, &format!("{memory} {fields} (func $body (param $name i32) {locals} {spare} {body})"));
+    let bytes = make(id, &format!("{memory} {fields} (func $body (param $name i32) {locals} {spare} {body})"));
     Component { id, bytes, reason }
 }
 
