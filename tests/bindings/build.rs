@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use wit_bindgen_core::{Files, WorldGenerator as _, wit_parser::Resolve};
-use wit_bindgen_rust::{Opts, Ownership};
+use wit_bindgen_rust::{Opts, Ownership, WithOption};
 
 /// The folder of the contract.
 const CONTRACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");
@@ -17,13 +17,24 @@ struct Bindings {
     module: &'static str,
     /// The macro that exports the world's functions from a plugin's crate.
     export_macro: &'static str,
+    /// Interfaces whose bindings are those of the other world.
+    shared: &'static [&'static str],
 }
 
-const BINDINGS: &[Bindings] = &[Bindings {
-    world: "projector-plugin",
-    module: "::sandmill_guest::bindings",
-    export_macro: "export_projector_plugin",
-}];
+const BINDINGS: &[Bindings] = &[
+    Bindings {
+        world: "projector-plugin-packed",
+        module: "::sandmill_guest::bindings",
+        export_macro: "export_projector_plugin",
+        shared: &[],
+    },
+    Bindings {
+        world: "projector-plugin",
+        module: "::sandmill_guest::bindings::plain",
+        export_macro: "export_plain_projector_plugin",
+        shared: &["types", "logging", "settings"],
+    },
+];
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed={CONTRACT}");
@@ -36,12 +47,19 @@ fn main() -> Result<()> {
 }
 
 impl Bindings {
-    fn generate(&self) -> Result<Vec<u8>> {
+    fn generate(&self) -> Result<String> {
         let mut resolve = Resolve::default();
         let (package, _) = resolve.push_path(Path::new(CONTRACT))?;
         let world = resolve.select_world(&[package], Some(self.world))?;
+        let shared = |interface: &&str| {
+            let module = format!("crate::bindings::sandmill::processor::{interface}");
+            (format!("sandmill:processor/{interface}@0.1.0"), WithOption::Path(module))
+        };
         let options = Opts {
             format: true,
+            // The SDK has the plain form's records even if no function of the world uses them.
+            generate_unused_types: true,
+            with: self.shared.iter().map(shared).collect(),
             ownership: Ownership::Borrowing { duplicate_if_necessary: true },
             runtime_path: Some("crate::abi".into()),
             pub_export_macro: true,
@@ -52,6 +70,8 @@ impl Bindings {
         let mut files = Files::default();
         options.build().generate(&mut resolve, world, &mut files)?;
         let (_, code) = files.iter().next().context("the generator produced no file")?;
-        Ok(code.to_vec())
+        // The macros of a crate share one namespace, so those of each world get their own names.
+        let exported = format!("__{}_sandmill_processor_", self.export_macro);
+        Ok(std::str::from_utf8(code)?.replace("__export_sandmill_processor_", &exported))
     }
 }

@@ -28,6 +28,8 @@ mod explain;
 mod flights;
 // Changes of the plugins folder by people and tools.
 mod folder;
+// The plain and the packed form of the contract.
+mod forms;
 // The host as a process: the lock that allows one host, its end, and plugins that do not start.
 mod host;
 // Hostile guests, each of which harms only its own tenant.

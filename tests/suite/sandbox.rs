@@ -17,7 +17,7 @@ use sandmill_tests::{
 use serde_json::json;
 
 /// Limits that are reached quickly.
-const TIGHT: [&str; 4] = ["limits.cpu-ms=200", "limits.memory-mib=16", "limits.output-mib=4", "limits.document-kib=64"];
+const TIGHT: [&str; 4] = ["limits.cpu-ms=200", "limits.memory-mib=32", "limits.output-mib=4", "limits.document-kib=64"];
 
 /// Runs a deed in the tenant `bad` between two good events, beside a good tenant. Returns the
 /// reason for which the lane is blocked.

@@ -1,7 +1,7 @@
-//! Bindings that `wit-bindgen` generates from the contract in `wit/`; `make bindings` renews them.
-//! Not for direct use: the rest of the crate wraps them, and [`raw`](crate::raw) has the types. The
-//! module is public but hidden, because [`export_projector!`](crate::export_projector) expands its
-//! export macro in the plugin's crate.
+//! Bindings that `wit-bindgen` generates from the contract in `wit/`, in its packed form; `make
+//! bindings` renews them. Not for direct use: the rest of the crate wraps them, and
+//! [`raw`](crate::raw) has the types of the plain form. The module is public but hidden, because
+//! [`export_projector!`](crate::export_projector) expands its export macro in the plugin's crate.
 #![allow(missing_docs, unreachable_pub, unsafe_code, reason = "generated code, documented in the contract")]
 #![allow(clippy::all, reason = "generated code is not ours to style")]
 #![allow(
@@ -11,6 +11,12 @@
     reason = "generated code is not ours to style"
 )]
 
-mod projector_plugin;
+mod projector_plugin_packed;
 
-pub use projector_plugin::*;
+pub use projector_plugin_packed::*;
+
+/// Bindings to the plain form.
+#[cfg(feature = "plain")]
+#[rustfmt::skip]
+#[path = "bindings/projector_plugin.rs"]
+pub mod plain;

@@ -4,7 +4,11 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::Halt;
+use crate::{
+    Halt,
+    bindings::sandmill::processor::documents_packed,
+    texts::{Texts, text},
+};
 
 /// Reads documents: one entry per id, in order, `None` if there is no such document. A collection
 /// that the descriptor does not list ends the call.
@@ -16,8 +20,8 @@ use crate::Halt;
 /// [read-model version](crate::Descriptor::read_model_version).
 pub fn get_many<T: DeserializeOwned>(collection: &str, ids: &[impl AsRef<str>]) -> Result<Vec<Option<T>>, Halt> {
     let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
-    let texts = get_many_text(collection, &ids);
-    ids.iter().zip(texts).map(|(id, text)| text.map(|text| parse(collection, id, &text)).transpose()).collect()
+    let found = read(collection, &ids);
+    ids.iter().zip(found.texts()).map(|(id, text)| text.map(|text| parse(collection, id, text)).transpose()).collect()
 }
 
 /// Reads a document. For several documents, [`get_many`] is cheaper.
@@ -26,15 +30,51 @@ pub fn get_many<T: DeserializeOwned>(collection: &str, ids: &[impl AsRef<str>]) 
 ///
 /// As for [`get_many`].
 pub fn get<T: DeserializeOwned>(collection: &str, id: &str) -> Result<Option<T>, Halt> {
-    let text = get_many_text(collection, &[id]).pop().flatten();
-    text.map(|text| parse(collection, id, &text)).transpose()
+    let found = read(collection, &[id]);
+    let text = found.texts().next().flatten();
+    text.map(|text| parse(collection, id, text)).transpose()
 }
 
 /// Reads documents as JSON texts, otherwise like [`get_many`].
 pub fn get_many_text(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
-    #[cfg(target_arch = "wasm32")]
-    return crate::bindings::sandmill::processor::documents::get_many(collection, ids);
-    #[cfg(not(target_arch = "wasm32"))]
+    read(collection, ids).texts().map(|text| text.map(str::to_owned)).collect()
+}
+
+/// The answer of a read.
+#[derive(Debug)]
+pub(crate) struct Found(documents_packed::Found);
+
+impl Found {
+    /// The documents' texts, in the order of the ids.
+    pub(crate) fn texts(&self) -> impl ExactSizeIterator<Item = Option<&str>> {
+        self.0.documents.iter().map(|range| range.map(|range| text(&self.0.texts, range)))
+    }
+}
+
+/// Reads documents as [`get_many_text`] does, without copying each.
+pub(crate) fn read(collection: &str, ids: &[&str]) -> Found {
+    #[cfg(all(target_arch = "wasm32", not(feature = "plain")))]
+    {
+        let mut texts = Texts::with_capacity(ids.iter().map(|id| id.len()).sum());
+        let ids: Vec<_> = ids.iter().map(|id| texts.push(id)).collect();
+        Found(documents_packed::get_many(collection, &texts.into_string(), &ids))
+    }
+    #[cfg(not(all(target_arch = "wasm32", not(feature = "plain"))))]
+    {
+        let found = read_plain(collection, ids);
+        let mut texts = Texts::with_capacity(found.iter().flatten().map(String::len).sum());
+        let documents = found.iter().map(|text| text.as_ref().map(|text| texts.push(text))).collect();
+        Found(documents_packed::Found { texts: texts.into_string(), documents })
+    }
+}
+
+#[cfg(all(target_arch = "wasm32", feature = "plain"))]
+fn read_plain(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
+    crate::bindings::plain::sandmill::processor::documents::get_many(collection, ids)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn read_plain(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
     crate::testing::documents(collection, ids)
 }
 
@@ -43,6 +83,9 @@ pub(crate) fn parse<T: DeserializeOwned>(collection: &str, id: &str, text: &str)
 }
 
 pub(crate) fn text_of<T: Serialize>(collection: &str, id: &str, document: &T) -> Result<String, Halt> {
-    serde_json::to_string(document)
-        .map_err(|error| Halt::stop("unwritable-document", format!("{collection} {id}: {error}")))
+    serde_json::to_string(document).map_err(|error| unwritable(collection, id, &error))
+}
+
+pub(crate) fn unwritable(collection: &str, id: &str, error: &serde_json::Error) -> Halt {
+    Halt::stop("unwritable-document", format!("{collection} {id}: {error}"))
 }

@@ -76,8 +76,8 @@ where
     for (id, number) in &numbers {
         ids[*number] = id.as_ref();
     }
-    let mut entries: Vec<Entry<D>> =
-        documents::get_many_text(collection, &ids).into_iter().map(Entry::unread).collect();
+    let found = documents::read(collection, &ids);
+    let mut entries: Vec<Entry<'_, D>> = found.texts().map(Entry::unread).collect();
 
     for (event, number, fact) in touches {
         let entry = &mut entries[number];
@@ -109,23 +109,23 @@ where
 }
 
 /// A document while a batch is folded into it.
-struct Entry<D> {
+struct Entry<'t, D> {
     /// The host's text, parsed at first use, so that an unreadable document fails only the events
     /// that need it.
-    text: Option<String>,
+    text: Option<&'t str>,
     existed: bool,
     document: Option<D>,
     changed: bool,
 }
 
-impl<D: Serialize + DeserializeOwned> Entry<D> {
-    fn unread(text: Option<String>) -> Self {
+impl<'t, D: Serialize + DeserializeOwned> Entry<'t, D> {
+    fn unread(text: Option<&'t str>) -> Self {
         Entry { existed: text.is_some(), text, document: None, changed: false }
     }
 
     fn read(&mut self, collection: &str, id: &str) -> Result<&mut Option<D>, Halt> {
         if let Some(text) = self.text.take() {
-            self.document = Some(documents::parse(collection, id, &text)?);
+            self.document = Some(documents::parse(collection, id, text)?);
         }
         Ok(&mut self.document)
     }

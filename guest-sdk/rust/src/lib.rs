@@ -81,6 +81,7 @@ mod projection;
 pub mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod texts;
 mod typed;
 mod view;
 
@@ -118,15 +119,24 @@ pub trait Projector {
     fn project(batch: &Batch) -> Result<Projection, Halt>;
 }
 
-/// The generated types of the contract, for cases that the rest of this crate does not cover.
-/// [`Descriptor`] and [`Projection`] convert from and to their counterparts with `From`, unchecked.
+/// The types of the contract in its plain form, for cases that the rest of this crate does not
+/// cover. [`Descriptor`], [`Projection`] and [`Batch`] convert with `From`, unchecked.
 pub mod raw {
-    pub use crate::bindings::{
-        exports::sandmill::processor::projector::Projection,
-        sandmill::processor::types::{
-            Change, Descriptor, Document, DocumentKey, Halt, HaltAction, PartitionBy, SkippedEvent, StartPosition,
-        },
+    pub use crate::bindings::sandmill::processor::types::{
+        Batch, Change, Descriptor, Document, DocumentKey, Event, Halt, HaltAction, PartitionBy, SkippedEvent,
+        StartPosition,
     };
+
+    /// The answer to a batch.
+    #[derive(Clone, Debug)]
+    pub struct Projection {
+        /// Changes to documents, in order.
+        pub changes: Vec<Change>,
+        /// Events that are set aside as dead letters.
+        pub skipped: Vec<SkippedEvent>,
+        /// The event before which the lane stopped, if it stopped.
+        pub halted: Option<Halt>,
+    }
 }
 
 /// The names that most plugins use.
@@ -150,12 +160,32 @@ macro_rules! export_projector {
             #[cfg(target_arch = "wasm32")]
             type Exported = $crate::Exports<$projector>;
             #[cfg(target_arch = "wasm32")]
-    $crate::bindings::export_projector_plugin!(Exported with_types_in $crate::bindings);
+            $crate::__export!(Exported);
             #[cfg(not(target_arch = "wasm32"))]
             const fn is_projector<P: $crate::Projector>() {}
             #[cfg(not(target_arch = "wasm32"))]
             is_projector::<$projector>();
         };
+    };
+}
+
+/// Exports the functions of the contract, in one of its forms.
+#[cfg(not(feature = "plain"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($exported:ident) => {
+        $crate::bindings::export_projector_plugin!($exported with_types_in $crate::bindings);
+    };
+}
+
+/// Exports the functions of the contract in its plain form.
+#[cfg(feature = "plain")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($exported:ident) => {
+        $crate::bindings::plain::export_plain_projector_plugin!($exported with_types_in $crate::bindings::plain);
     };
 }
 

@@ -7,16 +7,28 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use crate::{Event, Failure, Halt, Skip, documents, raw};
+use crate::{
+    Event, Failure, Halt, Skip,
+    bindings::sandmill::processor::packed_types::{self as packed, Text},
+    documents, raw,
+    texts::{Texts, text},
+};
 
 /// The effects of a batch.
-#[derive(Debug)]
-pub struct Projection(raw::Projection);
+#[derive(Debug, Default)]
+pub struct Projection {
+    texts: Texts,
+    changes: Vec<packed::Change>,
+    /// The collection of the last change. Most answers are about one collection.
+    collection: Option<Text>,
+    skipped: Vec<raw::SkippedEvent>,
+    halted: Option<raw::Halt>,
+}
 
 impl Projection {
     /// A projection without effects: every event is acknowledged.
     pub fn new() -> Self {
-        Projection(raw::Projection { changes: Vec::new(), skipped: Vec::new(), halted: None })
+        Projection::default()
     }
 
     /// Creates or replaces a document. `document` must become a JSON object without the keys `_id`
@@ -28,25 +40,36 @@ impl Projection {
     /// lane with the code `unwritable-document`.
     pub fn put<T: Serialize>(&mut self, collection: &str, id: impl Into<String>, document: &T) -> Result<(), Halt> {
         let id = id.into();
-        let data = documents::text_of(collection, &id, document)?;
-        self.put_text(collection, id, data);
+        let data = self.texts.push_json(document).map_err(|error| documents::unwritable(collection, &id, &error))?;
+        self.push_put(collection, &id, data);
         Ok(())
     }
 
-    pub(crate) fn put_text(&mut self, collection: &str, id: String, data: String) {
-        self.0.changes.push(raw::Change::Put(raw::Document { collection: collection.into(), id, data }));
+    pub(crate) fn put_text(&mut self, collection: &str, id: &str, data: &str) {
+        let data = self.texts.push(data);
+        self.push_put(collection, id, data);
+    }
+
+    fn push_put(&mut self, collection: &str, id: &str, data: Text) {
+        let (collection, id) = (self.push_collection(collection), self.texts.push(id));
+        self.changes.push(packed::Change::Put(packed::Document { collection, id, data }));
+    }
+
+    fn push_collection(&mut self, name: &str) -> Text {
+        let last = self.collection.filter(|last| self.texts.is(*last, name));
+        *self.collection.insert(last.unwrap_or_else(|| self.texts.push(name)))
     }
 
     /// Removes a document. No error if it does not exist.
     pub fn remove(&mut self, collection: &str, id: impl Into<String>) {
-        let key = raw::DocumentKey { collection: collection.into(), id: id.into() };
-        self.0.changes.push(raw::Change::Remove(key));
+        let (collection, id) = (self.push_collection(collection), self.texts.push(&id.into()));
+        self.changes.push(packed::Change::Remove(packed::DocumentKey { collection, id }));
     }
 
     /// Sets an event aside as a dead letter. The lane continues. The event must have no effects.
     /// Events may be skipped in any order; the first reason for an event counts.
     pub fn skip(&mut self, event: Event<'_>, skip: Skip) {
-        let skipped = &mut self.0.skipped;
+        let skipped = &mut self.skipped;
         if let Err(place) = skipped.binary_search_by_key(&event.index(), |other| other.index) {
             let Skip { code, message } = skip;
             skipped.insert(place, raw::SkippedEvent { index: event.index(), code, message });
@@ -99,25 +122,44 @@ impl Projection {
 
     fn halt_at(&mut self, index: u32, halt: Halt) {
         let Halt { action, code, message } = halt;
-        self.0.skipped.retain(|skipped| skipped.index < index);
-        self.0.halted = Some(raw::Halt { index, action, code, message });
-    }
-}
-
-impl Default for Projection {
-    fn default() -> Self {
-        Projection::new()
+        self.skipped.retain(|skipped| skipped.index < index);
+        self.halted = Some(raw::Halt { index, action, code, message });
     }
 }
 
 impl From<raw::Projection> for Projection {
     fn from(raw: raw::Projection) -> Self {
-        Projection(raw)
+        let raw::Projection { changes, skipped, halted } = raw;
+        let mut projection = Projection { skipped, halted, ..Projection::default() };
+        for change in changes {
+            match change {
+                raw::Change::Put(document) => projection.put_text(&document.collection, &document.id, &document.data),
+                raw::Change::Remove(key) => projection.remove(&key.collection, key.id),
+            }
+        }
+        projection
     }
 }
 
 impl From<Projection> for raw::Projection {
     fn from(projection: Projection) -> Self {
-        projection.0
+        let packed::Projection { texts, changes, skipped, halted } = projection.into();
+        let owned = |range| text(&texts, range).to_owned();
+        let unpack = |change: &packed::Change| match *change {
+            packed::Change::Put(packed::Document { collection, id, data }) => {
+                raw::Change::Put(raw::Document { collection: owned(collection), id: owned(id), data: owned(data) })
+            }
+            packed::Change::Remove(packed::DocumentKey { collection, id }) => {
+                raw::Change::Remove(raw::DocumentKey { collection: owned(collection), id: owned(id) })
+            }
+        };
+        raw::Projection { changes: changes.iter().map(unpack).collect(), skipped, halted }
+    }
+}
+
+impl From<Projection> for packed::Projection {
+    fn from(projection: Projection) -> Self {
+        let Projection { texts, changes, skipped, halted, .. } = projection;
+        packed::Projection { texts: texts.into_string(), changes, skipped, halted }
     }
 }

@@ -23,7 +23,7 @@ mod given;
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 
-use crate::{Batch, Projection, Projector, bindings::sandmill::processor::types, raw};
+use crate::{Batch, Projection, Projector, raw};
 
 pub use given::{Given, given};
 #[doc(no_inline)]
@@ -118,9 +118,9 @@ impl<P: Projector> Lane<P> {
         self.hand_over(events)
     }
 
-    fn hand_over(&mut self, events: Vec<types::Event>) -> raw::Projection {
+    fn hand_over(&mut self, events: Vec<raw::Event>) -> raw::Projection {
         let (tenant, partition_key) = (self.tenant.clone(), self.tenant.clone());
-        let batch = Batch::new(types::Batch { tenant, partition_key, attempt: 1, replaying: false, events });
+        let batch = Batch::from(raw::Batch { tenant, partition_key, attempt: 1, replaying: false, events });
         STORE.replace(std::mem::take(&mut self.store));
         let answer: raw::Projection = P::project(&batch).unwrap_or_else(Projection::halted_at_once).into();
         self.store = STORE.take();
@@ -146,12 +146,12 @@ impl<P: Projector> Lane<P> {
         all.map(|((_, id), text)| (id.as_str(), text.as_str())).collect()
     }
 
-    fn append(&mut self, event: NewEvent) -> types::Event {
+    fn append(&mut self, event: NewEvent) -> raw::Event {
         let NewEvent { id, event_type, stream, data, metadata, recorded_at } = event;
         self.position += 1;
         let version = self.versions.entry(stream.clone()).or_default();
         *version += 1;
-        types::Event {
+        raw::Event {
             id: id.unwrap_or_else(|| format!("event-{}", self.position)),
             event_type,
             stream_id: stream,

@@ -198,8 +198,9 @@ impl View {
         let entries = collections.entry(collection.to_owned()).or_default();
         for part in ids.chunks(READ_AT_ONCE) {
             let part: Vec<&str> = part.iter().map(String::as_str).collect();
-            for (id, text) in part.iter().zip(documents::get_many_text(collection, &part)) {
-                entries.insert((*id).to_owned(), Entry { absent: text.is_none(), text, changed: false });
+            for (id, text) in part.iter().zip(documents::read(collection, &part).texts()) {
+                let entry = Entry { absent: text.is_none(), text: text.map(str::to_owned), changed: false };
+                entries.insert((*id).to_owned(), entry);
             }
         }
     }
@@ -231,7 +232,7 @@ impl View {
         for (collection, entries) in self.collections.into_inner() {
             for (id, Entry { text, absent, changed }) in entries {
                 match text {
-                    Some(text) if changed => projection.put_text(&collection, id, text),
+                    Some(text) if changed => projection.put_text(&collection, &id, &text),
                     None if changed && !absent => projection.remove(&collection, id),
                     _ => {}
                 }

@@ -14,10 +14,16 @@ pub struct Bindings {
 }
 
 /// The bindings of every world that the SDK uses.
-pub const BINDINGS: &[Bindings] = &[Bindings {
-    file: "guest-sdk/rust/src/bindings/projector_plugin.rs",
-    code: include_str!(concat!(env!("OUT_DIR"), "/projector-plugin.rs")),
-}];
+pub const BINDINGS: &[Bindings] = &[
+    Bindings {
+        file: "guest-sdk/rust/src/bindings/projector_plugin.rs",
+        code: include_str!(concat!(env!("OUT_DIR"), "/projector-plugin.rs")),
+    },
+    Bindings {
+        file: "guest-sdk/rust/src/bindings/projector_plugin_packed.rs",
+        code: include_str!(concat!(env!("OUT_DIR"), "/projector-plugin-packed.rs")),
+    },
+];
 
 impl Bindings {
     /// The path of the committed file.

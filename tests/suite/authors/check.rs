@@ -43,7 +43,7 @@ fn a_good_plugin_is_described() {
         "  collections     route_performance\n",
         "  partitioned by  tenant\n",
         "  contract        sandmill:processor@0.1.0\n",
-        "sandmill:processor/documents@0.1.0",
+        "sandmill:processor/documents-packed@0.1.0",
         "\nThis host would run it.\n",
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");

@@ -42,7 +42,7 @@ fn counted(sandbox: &Sandbox, class: &str) -> u64 {
 #[tokio::test]
 async fn a_call_over_a_limit_is_refused_with_its_class_and_counted() {
     let limits = Limits {
-        memory_mib: 16,
+        memory_mib: 32,
         cpu_ms: 200,
         output_mib: 4,
         changes: 20,

@@ -2,336 +2,23 @@
 // Options used:
 //   * runtime_path: "crate::abi"
 //   * ownership: Borrowing { duplicate_if_necessary: true }
-//   * default-bindings-module: "::sandmill_guest::bindings"
-//   * export-macro-name: export_projector_plugin
+//   * with "sandmill:processor/types@0.1.0" = "crate::bindings::sandmill::processor::types"
+//   * with "sandmill:processor/logging@0.1.0" = "crate::bindings::sandmill::processor::logging"
+//   * with "sandmill:processor/settings@0.1.0" = "crate::bindings::sandmill::processor::settings"
+//   * default-bindings-module: "::sandmill_guest::bindings::plain"
+//   * export-macro-name: export_plain_projector_plugin
 //   * pub-export-macro
+//   * generate_unused_types
+#[allow(unfulfilled_lint_expectations, unused_imports)]
+use crate::bindings::sandmill::processor::types as __with_name0;
+#[allow(unfulfilled_lint_expectations, unused_imports)]
+use crate::bindings::sandmill::processor::logging as __with_name1;
+#[allow(unfulfilled_lint_expectations, unused_imports)]
+use crate::bindings::sandmill::processor::settings as __with_name2;
 #[rustfmt::skip]
 #[allow(dead_code, clippy::all)]
 pub mod sandmill {
     pub mod processor {
-        #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-        pub mod types {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
-            use super::super::super::_rt;
-            /// A JSON text in UTF-8, without U+0000 and without unpaired surrogates.
-            pub type Json = _rt::String;
-            /// A committed event. Never changes.
-            #[derive(Clone)]
-            pub struct Event {
-                /// The event's id, unique within the tenant, 1 to 200 bytes. A UUID if the writer gave none.
-                pub id: _rt::String,
-                /// The event's type, 1 to 200 bytes.
-                pub event_type: _rt::String,
-                /// The stream that has the event, unique within the tenant. (`stream` is a keyword in WIT.)
-                pub stream_id: _rt::String,
-                /// Number within the stream, counted from 1.
-                pub stream_version: u64,
-                /// Number within the store's log. Numbers have gaps. They grow within a stream; along a batch
-                /// they always grow only in a store that is ordered by tenant.
-                pub position: u64,
-                /// When the event was recorded, milliseconds since 1970-01-01T00:00:00Z. Negative for older
-                /// imported history.
-                pub recorded_at: i64,
-                /// The event's content, any JSON value.
-                pub data: Json,
-                /// A JSON object, `{}` if there is none. Tracing uses the key `traceparent`.
-                pub metadata: Json,
-            }
-            impl ::core::fmt::Debug for Event {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("Event")
-                        .field("id", &self.id)
-                        .field("event-type", &self.event_type)
-                        .field("stream-id", &self.stream_id)
-                        .field("stream-version", &self.stream_version)
-                        .field("position", &self.position)
-                        .field("recorded-at", &self.recorded_at)
-                        .field("data", &self.data)
-                        .field("metadata", &self.metadata)
-                        .finish()
-                }
-            }
-            /// Consecutive events of one lane, at least one.
-            #[derive(Clone)]
-            pub struct Batch {
-                /// The tenant that owns the events.
-                pub tenant: _rt::String,
-                /// The lane's key: the tenant again, or the value that `partition-by` selects. A string is
-                /// written without quotes, any other value as JSON without spaces. A value of more than 512
-                /// bytes is cut to at most its first 512, followed by `…` and the SHA-256 of the whole.
-                pub partition_key: _rt::String,
-                /// The number of the attempt to handle the batch's first event, counted from 1.
-                pub attempt: u32,
-                /// True while history is handled again, in a rebuild or a replay. The host then performs no
-                /// outside effects.
-                pub replaying: bool,
-                /// The events, in the lane's order.
-                pub events: _rt::Vec<Event>,
-            }
-            impl ::core::fmt::Debug for Batch {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("Batch")
-                        .field("tenant", &self.tenant)
-                        .field("partition-key", &self.partition_key)
-                        .field("attempt", &self.attempt)
-                        .field("replaying", &self.replaying)
-                        .field("events", &self.events)
-                        .finish()
-                }
-            }
-            /// The name of a document.
-            #[derive(Clone)]
-            pub struct DocumentKey {
-                /// A collection that the descriptor lists.
-                pub collection: _rt::String,
-                /// 1 to 512 bytes.
-                pub id: _rt::String,
-            }
-            impl ::core::fmt::Debug for DocumentKey {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("DocumentKey")
-                        .field("collection", &self.collection)
-                        .field("id", &self.id)
-                        .finish()
-                }
-            }
-            /// A whole document.
-            #[derive(Clone)]
-            pub struct Document {
-                /// A collection that the descriptor lists.
-                pub collection: _rt::String,
-                /// 1 to 512 bytes.
-                pub id: _rt::String,
-                /// A JSON object without the keys `_id` and `_version`, which belong to the host.
-                pub data: Json,
-            }
-            impl ::core::fmt::Debug for Document {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("Document")
-                        .field("collection", &self.collection)
-                        .field("id", &self.id)
-                        .field("data", &self.data)
-                        .finish()
-                }
-            }
-            /// A change to a document. Changes apply in order; of several to one document the last one wins.
-            #[derive(Clone)]
-            pub enum Change {
-                /// Creates or replaces the document.
-                Put(Document),
-                /// Deletes the document. No error if it does not exist. (`delete` is a keyword in C++, which
-                /// generators would rename.)
-                Remove(DocumentKey),
-            }
-            impl ::core::fmt::Debug for Change {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    match self {
-                        Change::Put(e) => f.debug_tuple("Change::Put").field(e).finish(),
-                        Change::Remove(e) => {
-                            f.debug_tuple("Change::Remove").field(e).finish()
-                        }
-                    }
-                }
-            }
-            /// An event without effects that is set aside as a dead letter. Its lane continues.
-            #[derive(Clone)]
-            pub struct SkippedEvent {
-                /// Index into `batch.events`. Strictly rising within the list, and below `halt.index`.
-                pub index: u32,
-                /// The author's short name for the kind of failure. A manifest's policy can refer to it. May be
-                /// empty.
-                pub code: _rt::String,
-                /// An explanation for people.
-                pub message: _rt::String,
-            }
-            impl ::core::fmt::Debug for SkippedEvent {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("SkippedEvent")
-                        .field("index", &self.index)
-                        .field("code", &self.code)
-                        .field("message", &self.message)
-                        .finish()
-                }
-            }
-            /// What the host does with a lane that stopped before an event.
-            #[derive(Clone, Copy)]
-            pub enum HaltAction {
-                /// Retries after the policy's back-off.
-                Retry,
-                /// Retries after this many milliseconds, or later.
-                RetryAfter(u32),
-                /// Blocks the lane until a person resumes it.
-                Stop,
-            }
-            impl ::core::fmt::Debug for HaltAction {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    match self {
-                        HaltAction::Retry => f.debug_tuple("HaltAction::Retry").finish(),
-                        HaltAction::RetryAfter(e) => {
-                            f.debug_tuple("HaltAction::RetryAfter").field(e).finish()
-                        }
-                        HaltAction::Stop => f.debug_tuple("HaltAction::Stop").finish(),
-                    }
-                }
-            }
-            /// A stop of the lane before an event. All effects in the same answer must come from events
-            /// before it, and are committed.
-            #[derive(Clone)]
-            pub struct Halt {
-                /// Index into `batch.events` of the first event that was not handled.
-                pub index: u32,
-                /// What happens next.
-                pub action: HaltAction,
-                /// As in `skipped-event`.
-                pub code: _rt::String,
-                /// An explanation for people.
-                pub message: _rt::String,
-            }
-            impl ::core::fmt::Debug for Halt {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("Halt")
-                        .field("index", &self.index)
-                        .field("action", &self.action)
-                        .field("code", &self.code)
-                        .field("message", &self.message)
-                        .finish()
-                }
-            }
-            /// The key of lanes, within a tenant.
-            #[derive(Clone)]
-            pub enum PartitionBy {
-                /// One lane per tenant.
-                Tenant,
-                /// One lane per stream of a tenant.
-                EventStream,
-                /// One lane per value of a property, named by a JSON pointer (RFC 6901) into the event's data.
-                /// Values are compared like PostgreSQL's `jsonb`: `1`, `1.0` and `1e0` are one key, integers of
-                /// any length differ by every digit, and the last value of a repeated name counts. The string
-                /// `"1"` has the same key as the number. Events without the property share a lane with those
-                /// whose value is null or the empty string.
-                DataProperty(_rt::String),
-            }
-            impl ::core::fmt::Debug for PartitionBy {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    match self {
-                        PartitionBy::Tenant => {
-                            f.debug_tuple("PartitionBy::Tenant").finish()
-                        }
-                        PartitionBy::EventStream => {
-                            f.debug_tuple("PartitionBy::EventStream").finish()
-                        }
-                        PartitionBy::DataProperty(e) => {
-                            f.debug_tuple("PartitionBy::DataProperty").field(e).finish()
-                        }
-                    }
-                }
-            }
-            /// Where a new processor begins to handle the log.
-            #[repr(u8)]
-            #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-            pub enum StartPosition {
-                /// At the first event.
-                Beginning,
-                /// At the first event that is committed after the processor's first start.
-                Now,
-            }
-            impl ::core::fmt::Debug for StartPosition {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    match self {
-                        StartPosition::Beginning => {
-                            f.debug_tuple("StartPosition::Beginning").finish()
-                        }
-                        StartPosition::Now => {
-                            f.debug_tuple("StartPosition::Now").finish()
-                        }
-                    }
-                }
-            }
-            impl StartPosition {
-                #[doc(hidden)]
-                pub unsafe fn _lift(val: u8) -> StartPosition {
-                    if !cfg!(debug_assertions) {
-                        return unsafe { ::core::mem::transmute(val) };
-                    }
-                    match val {
-                        0 => StartPosition::Beginning,
-                        1 => StartPosition::Now,
-                        _ => panic!("invalid enum discriminant"),
-                    }
-                }
-            }
-            /// The description of a plugin.
-            #[derive(Clone)]
-            pub struct Descriptor {
-                /// The processor's name: `[a-z][a-z0-9-]{0,62}`. Its cursor and documents belong to this name.
-                pub id: _rt::String,
-                /// The author's version, for people.
-                pub version: _rt::String,
-                /// The event types that it handles. None: every type. An empty list is refused.
-                pub event_types: Option<_rt::Vec<_rt::String>>,
-                /// Every collection that it reads or writes: `[a-z][a-z0-9_]{0,47}`. Only this processor may
-                /// use them.
-                pub collections: _rt::Vec<_rt::String>,
-                /// The key of its lanes.
-                pub partition_by: PartitionBy,
-                /// Where it begins when it is new.
-                pub start: StartPosition,
-                /// The version of the documents' shape. Raise it when documents of earlier code must be
-                /// rebuilt.
-                pub read_model_version: u32,
-                /// The most events in one call. None: the host's choice.
-                pub max_batch_size: Option<u32>,
-            }
-            impl ::core::fmt::Debug for Descriptor {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    f.debug_struct("Descriptor")
-                        .field("id", &self.id)
-                        .field("version", &self.version)
-                        .field("event-types", &self.event_types)
-                        .field("collections", &self.collections)
-                        .field("partition-by", &self.partition_by)
-                        .field("start", &self.start)
-                        .field("read-model-version", &self.read_model_version)
-                        .field("max-batch-size", &self.max_batch_size)
-                        .finish()
-                }
-            }
-        }
         /// Reads of the processor's own documents of the lane's tenant.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod documents {
@@ -339,7 +26,7 @@ pub mod sandmill {
             #[doc(hidden)]
             static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
-            pub type Json = super::super::super::sandmill::processor::types::Json;
+            pub type Json = super::super::super::__with_name0::Json;
             #[allow(unused_unsafe, clippy::all)]
             /// Reads documents: one entry per id, in order, none if there is no such document. Sees the
             /// effects of all earlier batches of this lane and none of the current one. A collection that the
@@ -454,231 +141,6 @@ pub mod sandmill {
                 }
             }
         }
-        /// Log lines, in the shape of `wasi:logging`. Lines beyond the plugin's volume limit are counted
-        /// and dropped.
-        #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-        pub mod logging {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
-            /// The severity of a line, lowest first.
-            #[repr(u8)]
-            #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-            pub enum Level {
-                Trace,
-                Debug,
-                Info,
-                Warn,
-                Error,
-                Critical,
-            }
-            impl ::core::fmt::Debug for Level {
-                fn fmt(
-                    &self,
-                    f: &mut ::core::fmt::Formatter<'_>,
-                ) -> ::core::fmt::Result {
-                    match self {
-                        Level::Trace => f.debug_tuple("Level::Trace").finish(),
-                        Level::Debug => f.debug_tuple("Level::Debug").finish(),
-                        Level::Info => f.debug_tuple("Level::Info").finish(),
-                        Level::Warn => f.debug_tuple("Level::Warn").finish(),
-                        Level::Error => f.debug_tuple("Level::Error").finish(),
-                        Level::Critical => f.debug_tuple("Level::Critical").finish(),
-                    }
-                }
-            }
-            impl Level {
-                #[doc(hidden)]
-                pub unsafe fn _lift(val: u8) -> Level {
-                    if !cfg!(debug_assertions) {
-                        return unsafe { ::core::mem::transmute(val) };
-                    }
-                    match val {
-                        0 => Level::Trace,
-                        1 => Level::Debug,
-                        2 => Level::Info,
-                        3 => Level::Warn,
-                        4 => Level::Error,
-                        5 => Level::Critical,
-                        _ => panic!("invalid enum discriminant"),
-                    }
-                }
-            }
-            #[allow(unused_unsafe, clippy::all)]
-            /// Writes a line. `context` is the part of the plugin that wrote it; may be empty.
-            #[allow(async_fn_in_trait)]
-            pub fn log(level: Level, context: &str, message: &str) -> () {
-                unsafe {
-                    let vec0 = context;
-                    let ptr0 = vec0.as_ptr().cast::<u8>();
-                    let len0 = vec0.len();
-                    let vec1 = message;
-                    let ptr1 = vec1.as_ptr().cast::<u8>();
-                    let len1 = vec1.len();
-                    #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "sandmill:processor/logging@0.1.0")]
-                    unsafe extern "C" {
-                        #[link_name = "log"]
-                        fn wit_import2(
-                            _: i32,
-                            _: *mut u8,
-                            _: usize,
-                            _: *mut u8,
-                            _: usize,
-                        );
-                    }
-                    #[cfg(not(target_arch = "wasm32"))]
-                    unsafe extern "C" fn wit_import2(
-                        _: i32,
-                        _: *mut u8,
-                        _: usize,
-                        _: *mut u8,
-                        _: usize,
-                    ) {
-                        unreachable!()
-                    }
-                    wit_import2(
-                        level.clone() as i32,
-                        ptr0.cast_mut(),
-                        len0,
-                        ptr1.cast_mut(),
-                        len1,
-                    );
-                }
-            }
-        }
-        /// The plugin's settings, as operators set them. A tenant's own values override the common ones.
-        /// Settings do not change during a batch.
-        #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
-        pub mod settings {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
-            use super::super::super::_rt;
-            #[allow(unused_unsafe, clippy::all)]
-            /// The value of a setting. None if it is not set.
-            #[allow(async_fn_in_trait)]
-            pub fn get(key: &str) -> Option<_rt::String> {
-                unsafe {
-                    #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
-                    #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
-                    struct RetArea(
-                        [::core::mem::MaybeUninit<
-                            u8,
-                        >; 3 * ::core::mem::size_of::<*const u8>()],
-                    );
-                    let mut ret_area = RetArea(
-                        [::core::mem::MaybeUninit::uninit(); 3
-                            * ::core::mem::size_of::<*const u8>()],
-                    );
-                    let vec0 = key;
-                    let ptr0 = vec0.as_ptr().cast::<u8>();
-                    let len0 = vec0.len();
-                    let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
-                    #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "sandmill:processor/settings@0.1.0")]
-                    unsafe extern "C" {
-                        #[link_name = "get"]
-                        fn wit_import2(_: *mut u8, _: usize, _: *mut u8);
-                    }
-                    #[cfg(not(target_arch = "wasm32"))]
-                    unsafe extern "C" fn wit_import2(_: *mut u8, _: usize, _: *mut u8) {
-                        unreachable!()
-                    }
-                    wit_import2(ptr0.cast_mut(), len0, ptr1);
-                    let l3 = i32::from(*ptr1.add(0).cast::<u8>());
-                    let result7 = match l3 {
-                        0 => None,
-                        1 => {
-                            let e = {
-                                let l4 = *ptr1
-                                    .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>();
-                                let l5 = *ptr1
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>();
-                                let len6 = l5;
-                                let bytes6 = _rt::Vec::from_raw_parts(
-                                    l4.cast(),
-                                    len6,
-                                    len6,
-                                );
-                                _rt::string_lift(bytes6)
-                            };
-                            Some(e)
-                        }
-                        _ => _rt::invalid_enum_discriminant(),
-                    };
-                    result7
-                }
-            }
-            #[allow(unused_unsafe, clippy::all)]
-            /// All settings, as keys and values.
-            #[allow(async_fn_in_trait)]
-            pub fn get_all() -> _rt::Vec<(_rt::String, _rt::String)> {
-                unsafe {
-                    #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
-                    #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
-                    struct RetArea(
-                        [::core::mem::MaybeUninit<
-                            u8,
-                        >; 2 * ::core::mem::size_of::<*const u8>()],
-                    );
-                    let mut ret_area = RetArea(
-                        [::core::mem::MaybeUninit::uninit(); 2
-                            * ::core::mem::size_of::<*const u8>()],
-                    );
-                    let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
-                    #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "sandmill:processor/settings@0.1.0")]
-                    unsafe extern "C" {
-                        #[link_name = "get-all"]
-                        fn wit_import1(_: *mut u8);
-                    }
-                    #[cfg(not(target_arch = "wasm32"))]
-                    unsafe extern "C" fn wit_import1(_: *mut u8) {
-                        unreachable!()
-                    }
-                    wit_import1(ptr0);
-                    let l2 = *ptr0.add(0).cast::<*mut u8>();
-                    let l3 = *ptr0
-                        .add(::core::mem::size_of::<*const u8>())
-                        .cast::<usize>();
-                    let base10 = l2;
-                    let len10 = l3;
-                    let mut result10 = _rt::Vec::with_capacity(len10);
-                    for i in 0..len10 {
-                        let base = base10
-                            .add(i * (4 * ::core::mem::size_of::<*const u8>()));
-                        let e10 = {
-                            let l4 = *base.add(0).cast::<*mut u8>();
-                            let l5 = *base
-                                .add(::core::mem::size_of::<*const u8>())
-                                .cast::<usize>();
-                            let len6 = l5;
-                            let bytes6 = _rt::Vec::from_raw_parts(l4.cast(), len6, len6);
-                            let l7 = *base
-                                .add(2 * ::core::mem::size_of::<*const u8>())
-                                .cast::<*mut u8>();
-                            let l8 = *base
-                                .add(3 * ::core::mem::size_of::<*const u8>())
-                                .cast::<usize>();
-                            let len9 = l8;
-                            let bytes9 = _rt::Vec::from_raw_parts(l7.cast(), len9, len9);
-                            (_rt::string_lift(bytes6), _rt::string_lift(bytes9))
-                        };
-                        result10.push(e10);
-                    }
-                    _rt::cabi_dealloc(
-                        base10,
-                        len10 * (4 * ::core::mem::size_of::<*const u8>()),
-                        ::core::mem::size_of::<*const u8>(),
-                    );
-                    let result11 = result10;
-                    result11
-                }
-            }
-        }
     }
 }
 #[rustfmt::skip]
@@ -693,7 +155,7 @@ pub mod exports {
                 #[doc(hidden)]
                 static __FORCE_SECTION_REF: fn() = super::super::super::super::__link_custom_section_describing_imports;
                 use super::super::super::super::_rt;
-                pub type Descriptor = super::super::super::super::sandmill::processor::types::Descriptor;
+                pub type Descriptor = super::super::super::super::__with_name0::Descriptor;
                 #[doc(hidden)]
                 #[allow(non_snake_case, unused_unsafe)]
                 pub unsafe fn _export_describe_cabi<T_: Guest>() -> *mut u8 {
@@ -701,7 +163,7 @@ pub mod exports {
                         #[cfg(target_arch = "wasm32")] _rt::run_ctors_once();
                         let result0 = { T_::describe() };
                         let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
-                        let super::super::super::super::sandmill::processor::types::Descriptor {
+                        let super::super::super::super::__with_name0::Descriptor {
                             id: id2,
                             version: version2,
                             event_types: event_types2,
@@ -803,7 +265,7 @@ pub mod exports {
                         *ptr1
                             .add(7 * ::core::mem::size_of::<*const u8>())
                             .cast::<*mut u8>() = result8;
-                        use super::super::super::super::sandmill::processor::types::PartitionBy as V10;
+                        use super::super::super::super::__with_name0::PartitionBy as V10;
                         match partition_by2 {
                             V10::Tenant => {
                                 *ptr1
@@ -957,7 +419,7 @@ pub mod exports {
                 }
                 #[doc(hidden)]
                 #[macro_export]
-                macro_rules! __export_sandmill_processor_description_0_1_0_cabi {
+                macro_rules! __export_plain_projector_plugin_sandmill_processor_description_0_1_0_cabi {
                     ($ty:ident with_types_in $($path_to_types:tt)*) => {
                         const _ : () = { #[unsafe (export_name =
                         "sandmill:processor/description@0.1.0#describe")] unsafe extern
@@ -971,7 +433,7 @@ pub mod exports {
                     };
                 }
                 #[doc(hidden)]
-                pub use __export_sandmill_processor_description_0_1_0_cabi;
+                pub use __export_plain_projector_plugin_sandmill_processor_description_0_1_0_cabi;
                 #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
                 #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
                 struct _RetArea(
@@ -992,10 +454,10 @@ pub mod exports {
                 #[doc(hidden)]
                 static __FORCE_SECTION_REF: fn() = super::super::super::super::__link_custom_section_describing_imports;
                 use super::super::super::super::_rt;
-                pub type Batch = super::super::super::super::sandmill::processor::types::Batch;
-                pub type Change = super::super::super::super::sandmill::processor::types::Change;
-                pub type SkippedEvent = super::super::super::super::sandmill::processor::types::SkippedEvent;
-                pub type Halt = super::super::super::super::sandmill::processor::types::Halt;
+                pub type Batch = super::super::super::super::__with_name0::Batch;
+                pub type Change = super::super::super::super::__with_name0::Change;
+                pub type SkippedEvent = super::super::super::super::__with_name0::SkippedEvent;
+                pub type Halt = super::super::super::super::__with_name0::Halt;
                 /// The answer to a batch. Events that are neither skipped nor at or after the halt are
                 /// acknowledged.
                 #[derive(Clone)]
@@ -1120,7 +582,7 @@ pub mod exports {
                                         len19,
                                         len19,
                                     );
-                                    super::super::super::super::sandmill::processor::types::Event {
+                                    super::super::super::super::__with_name0::Event {
                                         id: _rt::string_lift(bytes4),
                                         event_type: _rt::string_lift(bytes7),
                                         stream_id: _rt::string_lift(bytes10),
@@ -1138,7 +600,7 @@ pub mod exports {
                                 len20 * (24 + 10 * ::core::mem::size_of::<*const u8>()),
                                 8,
                             );
-                            T_::project(super::super::super::super::sandmill::processor::types::Batch {
+                            T_::project(super::super::super::super::__with_name0::Batch {
                                 tenant: _rt::string_lift(bytes0),
                                 partition_key: _rt::string_lift(bytes1),
                                 attempt: arg4 as u32,
@@ -1167,11 +629,11 @@ pub mod exports {
                             let base = result32
                                 .add(i * (7 * ::core::mem::size_of::<*const u8>()));
                             {
-                                use super::super::super::super::sandmill::processor::types::Change as V31;
+                                use super::super::super::super::__with_name0::Change as V31;
                                 match e {
                                     V31::Put(e) => {
                                         *base.add(0).cast::<u8>() = (0i32) as u8;
-                                        let super::super::super::super::sandmill::processor::types::Document {
+                                        let super::super::super::super::__with_name0::Document {
                                             collection: collection24,
                                             id: id24,
                                             data: data24,
@@ -1209,7 +671,7 @@ pub mod exports {
                                     }
                                     V31::Remove(e) => {
                                         *base.add(0).cast::<u8>() = (1i32) as u8;
-                                        let super::super::super::super::sandmill::processor::types::DocumentKey {
+                                        let super::super::super::super::__with_name0::DocumentKey {
                                             collection: collection28,
                                             id: id28,
                                         } = e;
@@ -1256,7 +718,7 @@ pub mod exports {
                             let base = result36
                                 .add(i * (5 * ::core::mem::size_of::<*const u8>()));
                             {
-                                let super::super::super::super::sandmill::processor::types::SkippedEvent {
+                                let super::super::super::super::__with_name0::SkippedEvent {
                                     index: index33,
                                     code: code33,
                                     message: message33,
@@ -1295,7 +757,7 @@ pub mod exports {
                                 *ptr22
                                     .add(4 * ::core::mem::size_of::<*const u8>())
                                     .cast::<u8>() = (1i32) as u8;
-                                let super::super::super::super::sandmill::processor::types::Halt {
+                                let super::super::super::super::__with_name0::Halt {
                                     index: index37,
                                     action: action37,
                                     code: code37,
@@ -1304,7 +766,7 @@ pub mod exports {
                                 *ptr22
                                     .add(5 * ::core::mem::size_of::<*const u8>())
                                     .cast::<i32>() = _rt::as_i32(index37);
-                                use super::super::super::super::sandmill::processor::types::HaltAction as V38;
+                                use super::super::super::super::__with_name0::HaltAction as V38;
                                 match action37 {
                                     V38::Retry => {
                                         *ptr22
@@ -1484,7 +946,7 @@ pub mod exports {
                 }
                 #[doc(hidden)]
                 #[macro_export]
-                macro_rules! __export_sandmill_processor_projector_0_1_0_cabi {
+                macro_rules! __export_plain_projector_plugin_sandmill_processor_projector_0_1_0_cabi {
                     ($ty:ident with_types_in $($path_to_types:tt)*) => {
                         const _ : () = { #[unsafe (export_name =
                         "sandmill:processor/projector@0.1.0#project")] unsafe extern "C"
@@ -1499,7 +961,7 @@ pub mod exports {
                     };
                 }
                 #[doc(hidden)]
-                pub use __export_sandmill_processor_projector_0_1_0_cabi;
+                pub use __export_plain_projector_plugin_sandmill_processor_projector_0_1_0_cabi;
                 #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
                 #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
                 struct _RetArea(
@@ -1518,7 +980,6 @@ pub mod exports {
 #[rustfmt::skip]
 mod _rt {
     #![allow(dead_code, unused_imports, clippy::all)]
-    pub use alloc_crate::string::String;
     pub use alloc_crate::vec::Vec;
     pub use alloc_crate::alloc;
     pub unsafe fn string_lift(bytes: Vec<u8>) -> String {
@@ -1619,6 +1080,7 @@ mod _rt {
         }
     }
     extern crate alloc as alloc_crate;
+    pub use alloc_crate::string::String;
 }
 /// Generates `#[unsafe(no_mangle)]` functions to export the specified type as
 /// the root implementation of all generated traits.
@@ -1626,7 +1088,7 @@ mod _rt {
 /// For more information see the documentation of `wit_bindgen::generate!`.
 ///
 /// ```rust
-/// # macro_rules! export_projector_plugin{ ($($t:tt)*) => (); }
+/// # macro_rules! export_plain_projector_plugin{ ($($t:tt)*) => (); }
 /// # trait Guest {}
 /// struct MyType;
 ///
@@ -1634,22 +1096,22 @@ mod _rt {
 ///     // ...
 /// }
 ///
-/// export_projector_plugin!(MyType);
+/// export_plain_projector_plugin!(MyType);
 /// ```
 #[allow(unused_macros)]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_projector_plugin_impl {
     ($ty:ident) => {
-        ::sandmill_guest::bindings::export_projector_plugin!($ty
-        with_types_in::sandmill_guest::bindings);
+        ::sandmill_guest::bindings::plain::export_plain_projector_plugin!($ty
+        with_types_in::sandmill_guest::bindings::plain);
     };
     ($ty:ident with_types_in $($path_to_types_root:tt)*) => {
         $($path_to_types_root)*::
-        exports::sandmill::processor::description::__export_sandmill_processor_description_0_1_0_cabi!($ty
+        exports::sandmill::processor::description::__export_plain_projector_plugin_sandmill_processor_description_0_1_0_cabi!($ty
         with_types_in $($path_to_types_root)*::
         exports::sandmill::processor::description); $($path_to_types_root)*::
-        exports::sandmill::processor::projector::__export_sandmill_processor_projector_0_1_0_cabi!($ty
+        exports::sandmill::processor::projector::__export_plain_projector_plugin_sandmill_processor_projector_0_1_0_cabi!($ty
         with_types_in $($path_to_types_root)*:: exports::sandmill::processor::projector);
         const _ : () = { #[rustfmt::skip] #[cfg(target_arch = "wasm32")] #[unsafe
         (link_section =
@@ -1695,7 +1157,7 @@ bindgen-rust\x060.60.0";
     };
 }
 #[doc(inline)]
-pub use __export_projector_plugin_impl as export_projector_plugin;
+pub use __export_projector_plugin_impl as export_plain_projector_plugin;
 #[rustfmt::skip]
 #[cfg(target_arch = "wasm32")]
 #[unsafe(

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use super::{Lane, NewEvent, diff};
-use crate::{Projector, bindings::sandmill::processor::types, raw};
+use crate::{Projector, raw};
 
 /// Batch sizes to test besides all events at once.
 const CUTS: [usize; 2] = [1, 2];
@@ -142,11 +142,11 @@ impl<P: Projector> Given<P> {
         let mut lane = Lane::<P>::new("acme");
         self.settings.iter().for_each(|(key, value)| lane.set(key, value));
         self.documents.iter().for_each(|(collection, id, text)| lane.store(collection, id, text));
-        let handled = |event: &types::Event| match &descriptor.event_types {
+        let handled = |event: &raw::Event| match &descriptor.event_types {
             Some(types) => types.contains(&event.event_type),
             None => true,
         };
-        let mut events: Vec<(usize, types::Event)> = Vec::new();
+        let mut events: Vec<(usize, raw::Event)> = Vec::new();
         for (place, event) in self.events.iter().enumerate() {
             let event = lane.append(event.clone());
             events.extend(handled(&event).then_some((place, event)));

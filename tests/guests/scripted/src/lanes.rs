@@ -1,5 +1,6 @@
 //! The partitioning of this guest. `scripted` has one lane for each tenant. The crates
-//! `scripted-by-stream` and `scripted-by-property` share this source and set a feature.
+//! `scripted-by-stream` and `scripted-by-property` share this source and set a feature. So does
+//! `scripted-plain`, which exports the plain form of the contract.
 
 use sandmill_guest::{Descriptor, descriptor};
 
@@ -8,6 +9,8 @@ pub(crate) const COLLECTION: &str = if cfg!(feature = "by-stream") {
     "scripted_stream_log"
 } else if cfg!(feature = "by-property") {
     "scripted_property_log"
+} else if cfg!(feature = "plain") {
+    "scripted_plain_log"
 } else {
     "scripted_log"
 };

@@ -9,7 +9,8 @@
 //! Answers that break the contract are in [`hostile`], deeds that break the guest itself in
 //! [`ruin`].
 //!
-//! Three guests share this source. They differ in partitioning, name and collection: see [`lanes`].
+//! Four guests share this source. They differ in partitioning, form of the contract, name and
+//! collection: see [`lanes`].
 
 mod hostile;
 mod lanes;
