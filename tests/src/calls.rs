@@ -109,7 +109,10 @@ impl Documents for NoDocuments {
 
 /// Documents that calls have put, of one tenant and any number of collections.
 #[derive(Default)]
-pub struct Kept(Mutex<HashMap<(CollectionName, Arc<str>), Arc<str>>>);
+pub struct Kept(Mutex<KeptDocuments>);
+
+/// The data of each document, by collection and id.
+type KeptDocuments = HashMap<(CollectionName, Arc<str>), Arc<str>>;
 
 impl Kept {
     /// Applies the changes of a call.
