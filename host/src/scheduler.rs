@@ -340,6 +340,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_task_pushed_while_the_thread_becomes_idle_is_served() {
+        let scheduler = start(1, 0, &[]);
+        for class in [Class::Live, Class::CatchUp] {
+            // Each task is pushed as soon as the one before has ended. One that is missed would
+            // never end.
+            for _ in 0..20_000 {
+                scheduler.run(&tenant("one"), class, &meter(), async {}).await;
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_tenant_with_dedicated_threads_uses_only_those() {
         let config = Config { threads: 1, ..Config::default() };
         let dedicated = [(tenant("rich"), 1)].into();

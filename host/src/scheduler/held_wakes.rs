@@ -54,15 +54,18 @@ pub(super) fn run(hold: bool, task: impl FnOnce()) {
     }
 }
 
-/// Issues the wake-ups that this thread holds. False if it holds none.
-pub(super) fn release() -> bool {
+/// Whether this thread holds wake-ups.
+pub(super) fn any() -> bool {
+    HELD.with_borrow(|held| !held.wakers.is_empty())
+}
+
+/// Issues the wake-ups that this thread holds.
+pub(super) fn release() {
     let wakers = HELD.with_borrow_mut(|held| {
         held.since = None;
         std::mem::take(&mut held.wakers)
     });
-    let held = !wakers.is_empty();
     wakers.into_iter().for_each(Waker::wake);
-    held
 }
 
 /// A spawned task that is awaited, and whose end may wake its owner a moment later.
@@ -142,7 +145,7 @@ mod tests {
         let owner = owner(&wakes);
         run(false, || owner.wake());
         assert_eq!(wakes.0.load(SeqCst), 1);
-        assert!(!release());
+        assert!(!any());
     }
 
     #[test]
@@ -153,9 +156,10 @@ mod tests {
         run(true, || first.wake());
         run(true, || second.wake());
         assert_eq!(wakes.0.load(SeqCst), 0);
-        assert!(release());
+        assert!(any());
+        release();
         assert_eq!(wakes.0.load(SeqCst), 2);
-        assert!(!release());
+        assert!(!any());
     }
 
     #[test]

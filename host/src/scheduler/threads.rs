@@ -155,11 +155,12 @@ impl RunQueue {
                 }
                 return Some((grant, task, was_idle));
             }
-            // What this thread holds may lead to its next task.
-            drop(state);
-            let released = held_wakes::release();
-            state = self.lock();
-            if released {
+            // What this thread holds may lead to its next task. Tasks that are pushed meanwhile wake
+            // nobody for it, since it does not count as idle, so it looks again.
+            if held_wakes::any() {
+                drop(state);
+                held_wakes::release();
+                state = self.lock();
                 continue;
             }
             state.idle_threads += 1;
