@@ -45,7 +45,7 @@ impl PluginSettings {
     }
 }
 
-/// Keys and tenants only, because values may be secrets.
+/// Common keys and tenants only, because values may be secrets.
 impl fmt::Debug for PluginSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.0.all.iter().map(|(key, _)| key);

@@ -20,9 +20,10 @@ pub type GatherPiece = (Vec<Arc<Event>>, Difference, Progress);
 pub struct GatherResult {
     /// In order; none is empty.
     pub pieces: Vec<GatherPiece>,
-    /// The lane's progress after them.
+    /// The lane's progress after the pieces up to the cursor. Only of use if the reading is not
+    /// complete.
     pub end: Progress,
-    /// Whether that is the end of the last page dispatched.
+    /// Whether the lane has read to the end of the last page dispatched.
     pub complete: bool,
 }
 
@@ -39,7 +40,7 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// A reading from `from` through the cursor's progress to the tail's, of about `limit` events
+    /// A reading from `from` through the cursor's progress to the tail's, of at most `limit` events
     /// and at most a page more than `bytes`.
     pub fn new(from: &Progress, cursor: &Progress, tail: &Progress, limit: usize, bytes: usize) -> Self {
         Gather {

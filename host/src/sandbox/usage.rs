@@ -1,4 +1,4 @@
-//! The use of a sandbox and its refusals, counted for metrics and reports.
+//! The use of a sandbox, and what it refused or dropped, counted for metrics and reports.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,8 +27,8 @@ pub struct SandboxUsage {
     pub idle: usize,
     /// Linear memory of all live stores, bytes.
     pub memory_bytes: usize,
-    /// Refusals of guests' calls and of files, by the class of the reason. Failures that a guest
-    /// reports itself are not counted.
+    /// Failed or dropped calls, rejected files, and log lines that were dropped or shortened, by the
+    /// class of the reason. Failures that a guest reports itself are not counted.
     pub refusals: BTreeMap<String, u64>,
     /// Components compiled, and the time that this took.
     pub compiled: (u64, Duration),
@@ -65,7 +65,7 @@ impl RefusalCounts {
         }
     }
 
-    /// The same, also counted for a tenant if there is one.
+    /// Counts the refusals of one reason, for a tenant as well if there is one.
     pub(super) fn add_for(&self, tenant: Option<&TenantId>, times: u64, why: impl FnOnce() -> Reason) {
         if times == 0 {
             return;

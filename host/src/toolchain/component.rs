@@ -1,4 +1,4 @@
-//! The conversion of a core module to a component, and its move to the destination. The module
+//! The conversion of a core module to a component, with a check that it is a plugin. The module
 //! carries its interface types in a custom section, which the guest SDK's bindings put there. A
 //! target that produces components needs no conversion.
 

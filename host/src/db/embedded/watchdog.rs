@@ -1,8 +1,8 @@
-//! The watchdog: the shell script that owns a private server, and the pipes to it.
+//! The watchdog: the shell script that runs a private server, and the pipes to it.
 //!
 //! Orders are written to its standard input, and each is answered by the exit code of the program
 //! that carried it out. The end of standard input stops the server, so the server cannot outlive
-//! its owner, even if the owner is killed. All calls here block; callers on a runtime use
+//! the process that owns it, even if that is killed. All calls here block; callers on a runtime use
 //! [`blocking`].
 
 use std::{
@@ -40,7 +40,7 @@ pub(super) enum ServerOrder {
 }
 
 impl ServerOrder {
-    /// The word of the script.
+    /// The order as the script reads it.
     fn word(self) -> &'static str {
         match self {
             ServerOrder::Create => "create",

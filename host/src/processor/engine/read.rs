@@ -1,8 +1,9 @@
 //! The loop's reads: pages of the log, and the log for one lane that is behind.
 //!
 //! Both functions use a reader and depend on nothing else that is under way, so either read may be
-//! dropped at any time. If the strategy is to shed, they first count what follows, and read past
-//! all of it if it exceeds the bound.
+//! dropped at any time. If the strategy is to shed, they first count the events that follow, for a
+//! lane those of its tenant. Above the bound, [`ahead`] jumps towards the head, and [`lane`] to the
+//! last page dispatched.
 
 use std::sync::Arc;
 

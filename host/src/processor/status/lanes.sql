@@ -1,5 +1,6 @@
--- Reads the first lanes of each processor that are behind its cursor: blocked, retrying and paused
--- ones, then all others, each by name. Lanes that a tenant's own processor replaces are left out.
+-- Reads, for each processor, the first of its lanes that are behind the cursor: blocked, retrying
+-- and paused ones, then all others, each by name. Lanes that are paused because their tenant's own
+-- processor replaces this one are left out.
 --
 -- $1 bigint  maximum number of lanes per processor
 select p.id, l.tenant, l.lane_key, l.state, l.class, l.reason, l.attempts, l.event_position, to_char(l.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
