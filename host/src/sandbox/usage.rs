@@ -27,8 +27,8 @@ pub struct SandboxUsage {
     pub idle: usize,
     /// Linear memory of all live stores, bytes.
     pub memory_bytes: usize,
-    /// Failed or dropped calls, rejected files, and log lines that were dropped or shortened, by the
-    /// class of the reason. Failures that a guest reports itself are not counted.
+    /// Failed or dropped calls, rejected files, and log lines that were dropped or shortened, by
+    /// the class of the reason. Failures that a guest reports itself are not counted.
     pub refusals: BTreeMap<String, u64>,
     /// Components compiled, and the time that this took.
     pub compiled: (u64, Duration),

@@ -155,8 +155,8 @@ impl RunQueue {
                 }
                 return Some((grant, task, was_idle));
             }
-            // What this thread holds may lead to its next task. Tasks that are pushed meanwhile wake
-            // nobody for it, since it does not count as idle, so it looks again.
+            // What this thread holds may lead to its next task. It looks again afterwards: a task
+            // that is pushed in between wakes nobody, as this thread does not count as idle yet.
             if held_wakes::any() {
                 drop(state);
                 held_wakes::release();
