@@ -220,7 +220,7 @@ async fn a_bad_entry_is_reported_once_and_the_others_run() {
     until_not_run(&database, &problems).await;
     let mut command = sandmill(&database.address);
     let shown = tokio::task::spawn_blocking(move || command.arg("plugins").output()).await.unwrap().unwrap();
-    let line = "not run: X.WASM: its extension is not in lower case; rename it to X.wasm\n";
+    let line = "plugins folder: X.WASM: its extension is not in lower case; rename it to X.wasm\n";
     assert!(stdout(&shown).contains(line), "{}", stdout(&shown));
 
     // Each change causes another scan, which finds the same problems.

@@ -251,9 +251,13 @@ fn line(changed: &GrantOutcome) -> String {
         (true, false, _) => format!("the role {role} may now {what}"),
         (true, true, _) => format!("the role {role} may {what}, as before"),
         (false, _, false) => format!("the role {role} may not {what}"),
-        (false, _, true) => format!(
-            "the grant was revoked, but the role {role} may still {what}: it is a superuser, or has these privileges through another role"
-        ),
+        (false, before, true) => {
+            let revoked = if *before { "the grant was revoked" } else { "there was no such grant" };
+            let wider = if tenant.is_some() { " has a grant for all tenants," } else { "" };
+            format!(
+                "{revoked}, but the role {role} may still {what}: it is a superuser,{wider} or has these privileges through another role or public"
+            )
+        }
     }
 }
 

@@ -32,7 +32,7 @@ Examples:
 const DETAILS: &str = "\
 Each NAME.wasm in the plugins folder runs as soon as it is checked. If a new file is rejected,
 the former version keeps running; the reason is shown here and in NAME.wasm.error beside the
-file. Other entries of the folder that look like plugins are listed with a remedy.
+file. Problems of the folder's other entries are listed with a remedy.
 
 FILE is the beginning of the file's SHA-256, which identifies a version.
 
@@ -134,7 +134,7 @@ struct PluginJson<'a> {
     rejected: Option<RejectedJson<'a>>,
 }
 
-/// An entry of the plugins folder that looks like a plugin but is not run.
+/// A problem of the plugins folder that is not the rejection of a plugin file.
 #[derive(Serialize)]
 struct NotRunJson<'a> {
     path: &'a str,
@@ -394,11 +394,12 @@ fn show_replaced(replaced: &[(&str, ProcessorId)]) -> String {
     replaced.iter().map(line).collect()
 }
 
-/// Lists the entries of the plugins folder that are not run, one per line.
+/// Lists the problems of the folder's other entries, which are not checked as plugins, one per
+/// line.
 fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
     let line = |(found, _): &(Problem, SystemTime)| {
         let [path, problem, remedy] = [&found.path, &found.problem, &found.remedy].map(|shown| text::one_line(shown));
-        format!("not run: {path}: {problem}; {remedy}\n")
+        format!("plugins folder: {path}: {problem}; {remedy}\n")
     };
     problems.iter().map(line).collect()
 }

@@ -62,17 +62,17 @@ States:
   no host       no host is running, and events are pending or its last error is not resolved
 If several apply, a state that needs attention is shown before the others.
 
-Below the table: rejected plugin files, tenants' own processors that replace shared ones,
-pauses, errors, dead letters and shed events. A second table shows the first lanes behind;
---lanes shows more. FOR is the time since a lane entered its state, POSITION that of its next
-event.
+Below the table: rejected plugin files, problems of the plugins folder, tenants' own processors
+that replace shared ones, pauses, errors, dead letters and shed events. A second table shows the
+first lanes behind; --lanes shows more. FOR is the time since a lane entered its state, POSITION
+that of its next event.
 
 --check: something needs attention if
   - no host is running
   - a processor is failing, rejected or absent (a tenant's own processor may be absent while the
     shared one runs)
   - a lane is blocked
-  - a plugin file is rejected
+  - a plugin file is rejected, or the plugins folder has a problem
 Pauses, lag and automatic retries are normal. `sandmill explain --check` also counts pauses;
 `status --check` does not.
 
@@ -157,11 +157,14 @@ impl Replaced {
     }
 }
 
-/// An entry of the plugins folder that the host does not run.
+/// A rejected plugin file, or another problem of the plugins folder.
 #[derive(Serialize)]
 struct RejectedFile {
     plugin: String,
     reason: String,
+    /// Whether it is a problem of the folder.
+    #[serde(skip)]
+    is_problem: bool,
 }
 
 /// Runs the command.
@@ -195,11 +198,12 @@ impl StatusReport {
             states.filter(|(_, state)| *state != RunState::Running).map(|(entry, state)| (entry.id, state));
         let rejected = plugins.iter().filter_map(|listed| {
             let (_, reason, _) = listed.rejected.as_ref()?;
-            Some(RejectedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
+            Some(RejectedFile { plugin: listed.plugin.clone(), reason: reason.clone(), is_problem: false })
         });
         let problems = history::problems(session).await?.into_iter().map(|(found, _)| RejectedFile {
             plugin: found.path,
             reason: format!("{}; {}", found.problem, found.remedy),
+            is_problem: true,
         });
         let rejected_files = rejected.chain(problems).collect();
         let replaced = history::replacements(&plugins).into_iter().filter(|_| host).filter_map(Replaced::of);
@@ -265,11 +269,12 @@ fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) 
     text
 }
 
-/// One line for each rejected file, with the first line of the reason.
+/// One line for each rejected file and each problem, with the first line of the reason.
 fn rejected(files: &[RejectedFile]) -> String {
-    let line = |RejectedFile { plugin, reason }: &RejectedFile| {
+    let line = |RejectedFile { plugin, reason, is_problem }: &RejectedFile| {
+        let what = if *is_problem { "plugins folder:" } else { "rejected plugin file" };
         let [plugin, reason] = [plugin, reason.lines().next().unwrap_or_default()].map(text::one_line);
-        format!("rejected plugin file {plugin}: {reason}\n")
+        format!("{what} {plugin}: {reason}\n")
     };
     let mut text: String = files.iter().take(REJECTED).map(line).collect();
     if let Some(more) = files.len().checked_sub(REJECTED).filter(|more| *more > 0) {
@@ -620,7 +625,8 @@ mod tests {
         assert!(!report.needs_attention());
         report.host = false;
         assert!(report.needs_attention());
-        (report.host, report.rejected_files) = (true, vec![RejectedFile { plugin: "x".into(), reason: "y".into() }]);
+        let rejected = RejectedFile { plugin: "x".into(), reason: "y".into(), is_problem: false };
+        (report.host, report.rejected_files) = (true, vec![rejected]);
         assert!(report.needs_attention());
     }
 
@@ -640,14 +646,20 @@ mod tests {
 
     #[test]
     fn a_missing_host_and_rejected_files_are_reported() {
-        let file = |number| RejectedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
+        let reason = "bad \u{1b}[31m:\n  more";
+        let file = |number: usize| RejectedFile {
+            plugin: format!("p{number}"),
+            reason: reason.into(),
+            is_problem: number == 1,
+        };
         let rejected_files = (0..REJECTED + 2).map(file).collect();
         let (replaced, status, not_running) = (Vec::new(), Status::default(), BTreeMap::new());
         let report = StatusReport { host: false, rejected_files, replaced, status, not_running };
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         let begin = "no processor has run on this database yet\n\
                      no host is running on this database; start one with `sandmill run --plugins DIR`\n\
-                     rejected plugin file p0: bad \u{fffd}[31m:\n";
+                     rejected plugin file p0: bad \u{fffd}[31m:\n\
+                     plugins folder: p1: bad \u{fffd}[31m:\n";
         assert!(text.starts_with(begin), "{text}");
         assert!(
             text.ends_with("p19: bad \u{fffd}[31m:\n2 more rejected files; `sandmill plugins` shows all\n"),

@@ -56,7 +56,7 @@ pub struct GrantOutcome {
     /// Whether the grant was in force before.
     pub before: bool,
     /// Whether the role has the permission now. After a revocation it still has it if it is a
-    /// superuser, or has the rights through another role or `public`.
+    /// superuser, has a grant for all tenants, or has the rights through another role or `public`.
     pub allowed: bool,
     /// The statements that were run.
     pub statements: Vec<String>,
@@ -91,7 +91,8 @@ fn quoted(name: &str) -> String {
 /// Makes all changes, or none.
 pub async fn apply(session: &mut Session, changes: &[GrantChange]) -> Result<Vec<GrantOutcome>, GrantError> {
     let transaction = session.client_mut().transaction().await?;
-    // A plugin that creates a collection's view locks the table until it commits.
+    // A plugin that creates a collection's view locks `role_grants` until it commits, so this waits
+    // longer than other statements.
     transaction
         .batch_execute("set local lock_timeout = '60s'; lock table sandmill.role_grants in share row exclusive mode")
         .await

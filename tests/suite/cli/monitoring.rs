@@ -71,7 +71,7 @@ async fn a_check_exits_with_6_if_something_needs_attention() {
     place(folder.path(), "LOUD.WASM", b"");
     until_checks_exit(&database, "an entry is not run", NEEDS_ATTENTION, OK).await;
     let status = stdout(&run(address, &["status"]).await);
-    assert!(status.contains("rejected plugin file LOUD.WASM: "), "{status}");
+    assert!(status.contains("plugins folder: LOUD.WASM: "), "{status}");
     std::fs::remove_file(folder.path().join("LOUD.WASM")).unwrap();
     until_checks_exit(&database, "the entry is gone", OK, OK).await;
 

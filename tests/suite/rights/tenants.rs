@@ -131,6 +131,10 @@ async fn a_role_that_may_read_several_tenants_chooses_one() {
     migrate(&database, &["--grant-read", "many_portals"]).await;
     choose(&app, "initech").await;
     assert_eq!(reads(&app, "scripted_log").await, Ok(vec![]), "a role that reads all documents may choose any tenant");
+    let revoke = ["migrate", "--revoke-read", "many_portals", "--tenant", "globex"];
+    let (code, printed, errors) = run(&database.address, &revoke).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(printed.contains("may still read") && printed.contains("has a grant for all tenants"), "{printed}");
     let revoked = migrate(&database, &["--revoke-read", "many_portals"]).await;
     assert_eq!(revoked["revoked"][0]["stillAllowed"], json!(false), "{revoked}");
     let views = ["select * from sandmill_tenant.scripted_log", "select * from public.scripted_log"];
