@@ -1,6 +1,7 @@
-//! The checks of files: waiting, under way and finished, with their results.
+//! The checks of files: waiting, under way and finished, with their results; and the recalls of
+//! former versions.
 //!
-//! Checks run as [jobs] beside the reconciler, because each may compile. A file that cannot be
+//! Both run as [jobs] beside the reconciler, because each may compile. A file that cannot be
 //! compiled in the short time for small files is checked again as a slow one. If the machine has
 //! too little memory to compile a file, the file is checked again later.
 
@@ -28,7 +29,7 @@ use crate::{
     supervisor::Stop,
 };
 
-/// The checks of files, and their results.
+/// The checks of files, with their results, and the recalls of former versions.
 pub(super) struct Checks {
     tools: Tools,
     jobs: Jobs,
@@ -40,7 +41,8 @@ pub(super) struct Checks {
     slow: BTreeSet<String>,
     /// Files that could not be compiled for lack of memory.
     shortages: Retries,
-    /// Files that were put into the folder again, unchanged.
+    /// Files whose component a repeated check found unchanged, such as one that was put into the
+    /// folder again. A retry of a failed check does not count.
     repeated: BTreeSet<String>,
     /// Dry runs against the running versions; none once the running versions have changed.
     dry_runs: Option<DryRuns>,
@@ -143,8 +145,8 @@ impl Checks {
         self.waiting.extend(retried.map(|checked| checked.file.name.clone()));
     }
 
-    /// Schedules a check against the version that now runs. An earlier result had no dry run, so it
-    /// must not be used if `is_stale`.
+    /// Schedules a check against the version that now runs. If `is_stale`, drops the earlier result
+    /// first: it would let the file run, although the file was never dry-run against that version.
     pub(super) fn schedule_against_running(&mut self, plugin: String, is_stale: bool) {
         if is_stale {
             self.results.remove(&plugin);
@@ -238,7 +240,7 @@ impl Checks {
         self.dry_runs = None;
     }
 
-    /// The files that were put into the folder again, unchanged, since the last call.
+    /// The files whose component a repeated check found unchanged since the last call.
     pub(super) fn take_repeated(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.repeated)
     }

@@ -120,7 +120,8 @@ impl Stamp {
     }
 }
 
-/// An entry of the folder that does not run, although it was probably meant to.
+/// A problem of an entry that is not checked as a plugin: it is misnamed or misplaced, or a folder
+/// that cannot be read, or a tenant's folder with too many plugins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Its path in the plugins folder in printable characters; `.` is the folder itself.
@@ -149,7 +150,7 @@ pub struct Listing {
     pub files: Vec<PluginFile>,
     /// Tenants whose folders cannot be read, so that their plugins are unknown.
     pub unread: BTreeSet<TenantId>,
-    /// Entries that do not run, although they were probably meant to.
+    /// The problems of entries that are not checked as plugins.
     pub problems: Vec<Problem>,
     /// Names of plugins of which only the error file is left.
     pub left_over: BTreeSet<String>,

@@ -1,8 +1,9 @@
 //! The registry of the running processors of this host.
 //!
-//! The registry starts processors, replaces their code and ends them, each independently of the
-//! others. The [reconciler](super::reconciler) decides what runs. A processor ends by draining;
-//! only a processor that begins again under the same id waits for that.
+//! The registry starts processors, replaces their code and ends them. The
+//! [reconciler](super::reconciler) decides what runs. A processor ends by draining. A start under
+//! the same id waits for that. This also delays the other processors of that start, and the later
+//! steps of its plan. Apart from the end of the host, nothing else waits.
 
 mod blocked;
 mod member;

@@ -2,11 +2,11 @@
 //! run. Pure.
 //!
 //! A start covers all files of a host that begins, or the files that were added to a running host.
-//! Each file begins as soon as it is ready, and no file waits for one that is slow to compile. Yet
-//! the outcome does not depend on which file is ready first. A processor goes to the file whose
-//! plugin ran it most recently; if there is none, to the first file by name, fast files before slow
-//! ones (see [`Rank`]). So a file begins once no file with precedence can still claim its
-//! processor. Files of other tenants cannot claim it.
+//! A file begins once it is ready and no file with precedence can still claim its processor, so the
+//! outcome does not depend on which file is ready first. A processor goes to the file whose plugin
+//! ran it most recently; if there is none, to the first file by name, fast files before slow ones
+//! (see [`Rank`]). So a fast file never waits for one that is slow to compile, unless the slow one
+//! ran its processor last. Files of other tenants cannot claim it.
 //!
 //! If a file is rejected, the version that ran last continues in its place, as on a running host.
 //! This also restores the plugins of a volume that was not mounted for a while.

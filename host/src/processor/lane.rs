@@ -1,11 +1,12 @@
 //! One run of a lane: its events through the handler, in batches.
 //!
-//! A failed batch is halved until the event that fails is alone. The events before it keep their
-//! effects, and the lane stops exactly there. A batch that was only too large for one call thus
-//! passes in parts. The size of a batch follows from the recent cost of the lane's events. A run
-//! ends after some time even if events are left, so that what is handled can be committed. Nothing
-//! is committed here: the caller receives the number of handled events, their effects, and what
-//! stopped the rest.
+//! A batch that would fail again is halved until the event that fails is alone. The events before
+//! it keep their effects, and the lane stops exactly there. A batch that was only too large for one
+//! call thus passes in parts. A batch that failed for lack of a resource is not halved: the lane
+//! stops before it and retries. The size of a batch follows from the recent cost of the lane's
+//! events. A run ends after some time even if events are left, so that what is handled can be
+//! committed. Nothing is committed here: the caller receives the number of handled events, their
+//! effects, and what stopped the rest.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -101,7 +102,7 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 }
 
 impl Runner {
-    /// A runner for the subscription of a spec, whose results are kept.
+    /// A runner for the subscription of a spec. Its results are kept (`replaying` is false).
     pub fn new(spec: &ProcessorSpec, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
         let (router, waiters) = (Router::new(spec), Arc::default());
         Runner { code, scheduler, deferred: None, router, replaying: false, waiters }
@@ -124,8 +125,8 @@ impl Runner {
         self.run_over(lane, class, events, attempts, cost, documents).await
     }
 
-    /// The same with documents from elsewhere: `documents` are the committed ones, as this lane
-    /// sees them.
+    /// The same with documents from elsewhere: `documents` are the lane's documents as they were
+    /// before this run.
     pub async fn run_over(
         &self,
         lane: &LaneKey,

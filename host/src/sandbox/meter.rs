@@ -1,9 +1,10 @@
 //! CPU time of guests: its measurement, its slices and its limit.
 //!
-//! A guest's future is polled on a guest thread. The CPU time that the thread spends inside the
-//! poll is the guest's. It is read from the thread's own CPU clock, so neither a loaded machine nor
-//! a wait for the host counts. Once a millisecond the engine's epoch advances and the running guest
-//! calls [`CpuMeter::end_of_slice`], which lets it yield or ends it.
+//! A guest's future is polled on one thread at a time, usually a guest thread. The CPU time that
+//! this thread spends inside the poll is the guest's. It is read from the thread's own CPU clock,
+//! so neither a loaded machine nor a wait for the host counts. Once a millisecond the engine's
+//! epoch advances and the running guest calls [`CpuMeter::end_of_slice`], which lets it yield or
+//! ends it.
 
 use std::{
     future::Future,

@@ -1,5 +1,5 @@
-//! The plugin `cart-summary` as native code: a handler that replaces it, and the fold that the
-//! hand-written loop uses too.
+//! The plugin `cart-summary` as native code: a handler that replaces it, and the cart and its
+//! events, which the hand-written loop uses too.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -25,7 +25,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "db",
             "explain",
             "model",
-            // `dev` explains what to do with a folder without plugins.
+            // `dev` and `demo` look for plugins in the folder; `plugins` prints its problems.
             "plugins::folder",
             "plugins::history",
             // `plugin sign` signs a plugin.

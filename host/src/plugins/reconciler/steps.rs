@@ -116,7 +116,7 @@ impl Reconciler {
         }
     }
 
-    /// Retries blocked lanes of plugins whose file was put into the folder again, unchanged.
+    /// Retries blocked lanes of plugins whose component a repeated check found unchanged.
     async fn retry_blocked_lanes(&mut self) {
         let repeated = self.checks.take_repeated();
         let ids: Vec<ProcessorId> = repeated.iter().filter_map(|plugin| self.running_id(plugin)).collect();
