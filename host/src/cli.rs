@@ -69,7 +69,7 @@ Exit codes:
   0  done
   1  failed; standard error says why and what to do
   2  invalid arguments or settings
-  3  another host is running on this database (run)
+  3  another host is running on this database (run, dev, migrate --reanchor)
   4  a lane is blocked (run --until-caught-up)
   5  the stream is not at the expected version (append)
   6  something needs attention (status --check, explain --check)

@@ -47,9 +47,10 @@ Examples:
   sandmill plugin build --json my-plugin | jq -r .file",
     after_help = "\
 Rust: a folder with a Cargo.toml is built with cargo, whose output goes to standard error. A
-missing WebAssembly target is installed with rustup, if possible. A crate that is not part of a
-workspace is compiled in ~/.cache/sandmill/target, so that plugins share their dependencies,
-unless you choose a target directory as for cargo (CARGO_TARGET_DIR).
+missing WebAssembly target is installed with rustup, if possible. Crates are compiled in
+~/.cache/sandmill/target, so that plugins share their dependencies. A crate is compiled in its
+usual target directory instead if it belongs to a workspace, has a build script, or depends on
+a local crate inside its folder, or if you choose a directory as for cargo (CARGO_TARGET_DIR).
 
 JavaScript and Python: a folder with a plugin.js or plugin.py is bundled with the language's
 runtime by componentize-qjs or componentize-py. The tool is taken from the plugin

@@ -49,7 +49,8 @@ Exit codes:
   1  failed; or, with --until-caught-up, a plugin was rejected
   3  another host is running on this database
   4  a lane is blocked (--until-caught-up)
-  130, 143  ended by Ctrl-C or SIGTERM: before it caught up (--until-caught-up), or by a second signal";
+  130, 143  ended by Ctrl-C or SIGTERM: before the database answered (without --standby), before
+            it caught up (--until-caught-up), or by a second signal";
 
 /// Runs the plugins in a folder
 #[derive(Debug, clap::Args)]

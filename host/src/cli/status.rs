@@ -36,8 +36,8 @@ Examples:
 const DETAILS: &str = "\
 Columns:
   STATE         see below
-  LAG           events not handled yet; `≥` marks a lower bound, which counts only the next event
-                of each lane behind, and at most a million unread events
+  LAG           events not handled yet; `≥`: there may be more, because a lane that is behind
+                counts as one event, and unread events are counted up to a million
   AGE           time since the oldest of them was recorded
   RATE          events handled per second, recently
   HANDLED       events handled in total

@@ -35,8 +35,8 @@ Examples:
     after_help = "\
 Settings and limits from NAME.toml beside the component apply, as in a host.
 
-Conflicts that only a database shows are found when the host starts: another plugin with the
-same id or collection, or a read model that other code has built.
+Conflicts that only a database shows are found when a host loads the file: another plugin with
+the same id or collection, or a read model that other code has built.
 
 With --json it prints one object; a value is null if it is not known:
   {\"file\", \"runs\", \"rejected\", \"bytes\", \"digest\", \"contract\", \"imports\": [name],

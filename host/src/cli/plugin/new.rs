@@ -34,8 +34,9 @@ pub(super) struct NewArgs {
     /// The plugin's folder, which must be empty or missing [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The guest SDK for Rust: the folder guest-sdk/rust of a checkout [default: of the checkout
-    /// around DIR, or else the one that built this program, or else the Git repository]
+    /// The guest SDK for Rust: the folder guest-sdk/rust of a checkout [default: that of the
+    /// checkout that contains the plugin's folder, else of the checkout from which this program was
+    /// built, else the Git repository]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
     /// Print one JSON object

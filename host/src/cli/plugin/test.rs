@@ -29,11 +29,12 @@ Examples:
   sandmill plugin test plugins/door-watch.wasm --events events.ndjson --expect expected.ndjson",
     after_help = "\
 The component runs in the host's own sandbox with the same limits (--set), the settings and
-limits of NAME.toml beside it, and documents in memory. No database is needed. The tenants that
-NAME.toml names are ignored.
+limits of NAME.toml beside it, and documents in memory. No database is needed. As in a host,
+[tenants.TENANT.settings] apply, and events of tenants that only-tenants leaves out are not
+handled.
 
 Passes: all events are handled four times:
-  - in batches as large as in a host at first
+  - in batches of the size with which a host begins
   - one by one (the first 50,000 events)
   - in random small batches, the same in each test
   - one by one, each in a fresh instance (the first 5,000 events)
