@@ -149,6 +149,7 @@ impl Sandbox {
         let ticker = Ticker::start(engine.weak())?;
         let (mut linker, limits) = (Linker::new(&engine), Arc::new(limits));
         capabilities::link(&mut linker)?;
+        wasi::link(&mut linker).map_err(|e| anyhow::anyhow!("link WASI: {e:#}"))?;
         Ok(Sandbox {
             compiler: Arc::new(Compiler::new(&engine, compile)),
             effort: Effort::default(),

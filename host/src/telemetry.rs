@@ -101,7 +101,9 @@ pub fn start() -> anyhow::Result<Logs> {
         Some(requested) => requested.into_string().map_err(|_| InvalidFilter("the value is not UTF-8".into()))?,
     };
     let directives = filter::check(&directives)?;
-    let filter = EnvFilter::try_new(directives).map_err(|error| InvalidFilter(error.to_string()))?;
+    // At `trace`, this crate would write lines for each call of a guest, past all limits.
+    let filter = EnvFilter::try_new(format!("wasmtime_wasi=off,{directives}"))
+        .map_err(|error| InvalidFilter(error.to_string()))?;
     let outlet =
         Outlet::to(io::stderr(), lost).map_err(|e| anyhow::anyhow!("start the thread that writes the log: {e}"))?;
     STDERR.get_or_init(|| outlet);

@@ -17,7 +17,7 @@
 //! currency = "USD"
 //! ```
 //!
-//! In a file without `[tenants.NAME.settings]`, `only-tenants` may also be written as `tenants`.
+//! In a file without `[tenants.TENANT.settings]`, `only-tenants` may also be written as `tenants`.
 //! TOML allows that key only once.
 //!
 //! Everything is optional. An unknown key is an error that names its line and the nearest known
@@ -109,7 +109,7 @@ impl<'de> Deserialize<'de> for TenantsToml {
             type Value = TenantsToml;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of tenants, or tables such as [tenants.NAME.settings]")
+                f.write_str("a list of tenants, or tables such as [tenants.TENANT.settings]")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<TenantsToml, A::Error> {

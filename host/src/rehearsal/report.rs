@@ -15,8 +15,8 @@ use super::{
 pub struct TestReport {
     /// Events in the file.
     pub events: usize,
-    /// Events of types that the plugin does not subscribe to.
-    pub other_types: usize,
+    /// Events of types that the plugin does not subscribe to, or of tenants that it does not handle.
+    pub unsubscribed: usize,
     /// Events handled in the first pass, including skipped ones.
     pub handled: u64,
     /// Events not handled in the first pass, because their lane had stopped.
@@ -68,7 +68,7 @@ impl TestReport {
     pub(super) fn of(events: usize, taken: usize, passes: &[Pass]) -> Self {
         let mut report = TestReport {
             events,
-            other_types: events - taken,
+            unsubscribed: events - taken,
             handled: 0,
             waiting: 0,
             absent_types: Vec::new(),

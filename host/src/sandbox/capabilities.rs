@@ -35,8 +35,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> anyhow::Result<()> {
 
 impl logging::Host for GuestState {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
-        let (identity, call) = (self.identity.clone(), &mut self.call);
-        call.log.line(identity.name(), level, &context, &message);
+        self.log.lock().line(self.identity.name(), level, &context, &message);
         Ok(())
     }
 }

@@ -1,11 +1,9 @@
 //! The failure of a call, classified by the error that ended it: a refusal by the host, a limit, a
 //! trap, or an unreadable answer.
 
-use std::borrow::Cow;
+use wasmtime::{PoolConcurrencyLimitError, Trap, component::ResourceTableError};
 
-use wasmtime::{PoolConcurrencyLimitError, Trap};
-
-use super::{memory::DeniedGrowth, meter::CpuLimitExceeded};
+use super::{limits::WASI_HANDLES, memory::DeniedGrowth, meter::CpuLimitExceeded};
 use crate::model::{
     handler::{Failure, REASON_BYTES, Reason},
     text,
@@ -15,18 +13,18 @@ use crate::model::{
 pub(super) const NO_INSTANCE: &str = "instances";
 
 /// What is known about the end of a call, apart from the engine's error.
-pub(super) struct Evidence<'a> {
+pub(super) struct Evidence {
     /// The reason of a host call that ended the guest.
     pub(super) refused: Option<Failure>,
     /// The last growth refused during the call.
     pub(super) denied: Option<DeniedGrowth>,
     /// The guest's last words.
-    pub(super) last_words: Option<Cow<'a, str>>,
+    pub(super) last_words: Option<String>,
 }
 
 /// The failure for an error of the engine. Causes that the host knows for certain come first, since
 /// the trap that follows may look like something else.
-pub(super) fn of(error: &wasmtime::Error, evidence: Evidence<'_>) -> Failure {
+pub(super) fn of(error: &wasmtime::Error, evidence: Evidence) -> Failure {
     if let Some(failure) = evidence.refused {
         return failure;
     }
@@ -47,14 +45,28 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence<'_>) -> Failure {
     if let Some(denied) = evidence.denied {
         return growth_denied(denied, last_words);
     }
+    if let Some(error) = error.downcast_ref::<ResourceTableError>() {
+        return handle_failure(error);
+    }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
             block("trap", "used up its stack (limits.stack-kib): a recursion without end, or a very deep one".into())
         }
         Some(trap) => block("trap", trap_message(last_words, &trap_name(trap))),
         None => {
-            block("malformed-output", format!("gave the host data that cannot be read: {text}{}", after(last_words)))
+            block("malformed-output", format!("gave the host data that it cannot use: {text}{}", after(last_words)))
         }
+    }
+}
+
+/// The failure of a guest whose WASI handle the store's table did not accept.
+fn handle_failure(error: &ResourceTableError) -> Failure {
+    match error {
+        ResourceTableError::Full => block(
+            "handle-limit",
+            format!("held {WASI_HANDLES} WASI handles, the most for one instance; release handles after use"),
+        ),
+        error => block("refused-call", format!("used a WASI handle wrongly: {error}")),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod identity;
 mod state;
+mod wasi_context;
 
 use std::{future::Future, sync::Arc};
 
@@ -18,6 +19,7 @@ use super::{
     Sandbox,
     bindings::Exports,
     failure,
+    log::CallLog,
     memory::{PluginMemory, StoreLimiter, TenantMemory},
     meter::YieldOnce,
     ticker::Ticker,
@@ -53,15 +55,18 @@ impl Guest {
         Guest { store, exports: None, ticker: sandbox.ticker.clone() }
     }
 
-    /// Runs one call and meters its CPU time.
+    /// Runs one call with a log of its own, and meters its CPU time.
     pub(super) async fn run<T>(
         &mut self,
         call: Call,
+        log: CallLog,
         body: impl AsyncFnOnce(&mut Guest) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
         let meter = call.meter.clone();
         let _ticking = self.ticker.begin();
-        self.store.data_mut().call = call;
+        let state = self.store.data_mut();
+        state.call = call;
+        state.log.begin(log);
         self.store.set_epoch_deadline(1);
         let result = meter.measure(body(self)).await;
         let state = self.store.data_mut();

@@ -14,8 +14,8 @@ use super::{
     compile::CompileError,
     descriptor, failure,
     guest::{Call, Guest, GuestIdentity, GuestState, block_on},
+    log::CallLog,
     memory::PluginMemory,
-    wasi,
 };
 use crate::model::{handler::Failure, ids::ProcessorId};
 
@@ -35,7 +35,8 @@ pub(super) fn recall(sandbox: &Sandbox, digest: &str) -> Option<Plugin> {
 }
 
 fn compiled(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Result<Plugin, LoadError> {
-    let pre = link(sandbox, &component).map_err(|e| CompileError::Unfit(format!("{e:#}")))?;
+    let linked = sandbox.linker.instantiate_pre(&component).and_then(PluginPre::new);
+    let pre = linked.map_err(|e| CompileError::Unfit(format!("{e:#}")))?;
     let described = describe(sandbox, &pre)?;
     let descriptor = descriptor::check(described, sandbox.limits.collections).map_err(LoadError::Descriptor)?;
     // Its lines are logged under the id that it runs as.
@@ -44,13 +45,6 @@ fn compiled(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     let identity = GuestIdentity::new(id.to_string(), descriptor.collections.clone(), sandbox.settings.clone());
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Plugin::new(sandbox.clone(), pre, Arc::new(identity), descriptor, digest))
-}
-
-/// Resolves a component's imports.
-fn link(sandbox: &Sandbox, component: &Component) -> wasmtime::Result<PluginPre<GuestState>> {
-    let mut linker = (*sandbox.linker).clone();
-    wasi::link(&mut linker, component)?;
-    PluginPre::new(linker.instantiate_pre(component)?)
 }
 
 /// Calls `describe` in a store of its own.
@@ -63,7 +57,8 @@ fn describe(sandbox: &Sandbox, pre: &PluginPre<GuestState>) -> Result<v0_1::Desc
         let mut guest = Guest::new(sandbox, anonymous.clone(), memory.clone(), None);
         // Its log lines count toward the volume of the tenant that owns the plugin.
         let owner = sandbox.owner.as_ref().map(|owner| sandbox.tenants.of(owner));
-        let answer = block_on(guest.run(Call::describe(owner, &sandbox.limits), async |guest| {
+        let log = CallLog::new(owner, false, &sandbox.limits);
+        let answer = block_on(guest.run(Call::describe(&sandbox.limits), log, async |guest| {
             let exports = pre.instantiate(&mut guest.store).await?;
             exports.describe(&mut guest.store).await
         }));

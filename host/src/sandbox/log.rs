@@ -6,7 +6,12 @@
 //! host reports their number once per interval. The last words of a guest are kept, since the
 //! reason of a failure quotes them.
 
-use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use super::{bindings::v0_1::logging, limits::Limits, tenants::TenantAccount, usage::RefusalCounts};
 use crate::model::{handler::Reason, ids::TenantId};
@@ -18,6 +23,26 @@ pub(super) const ERRORS_BYTES: usize = 900;
 /// A hint that Rust's runtime prints after each panic. It is useless, as a guest has no
 /// environment. The runtimes of JavaScript and Python print it too, since they are written in Rust.
 const BACKTRACE_HINT: &str = "note: run with `RUST_BACKTRACE=1`";
+
+/// The log of a store's current call. Shared with the streams that its guest prints to.
+#[derive(Clone)]
+pub(super) struct GuestLog(Arc<Mutex<CallLog>>);
+
+impl GuestLog {
+    pub(super) fn new(log: CallLog) -> Self {
+        GuestLog(Arc::new(Mutex::new(log)))
+    }
+
+    /// Begins the log of a further call.
+    pub(super) fn begin(&self, log: CallLog) {
+        *self.lock() = log;
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, CallLog> {
+        // Nothing panics while holding it, and a log is consistent between any two calls.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The log of one call, within its limits.
 pub(super) struct CallLog {

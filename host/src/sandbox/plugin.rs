@@ -10,6 +10,7 @@ use super::{
     bindings::{Answer, PluginPre},
     failure,
     guest::{Call, Guest, GuestIdentity, GuestState},
+    log::CallLog,
     memory::{PluginMemory, TenantMemory},
     tenants::TenantAccount,
     warm::{AllStoresLent, StoreOwner},
@@ -127,7 +128,8 @@ impl Plugin {
         tenant: Arc<TenantAccount>,
         documents: Arc<dyn Documents>,
     ) -> Result<Answer, Failure> {
-        let call = Call::of(tenant, documents, batch.replaying, &self.sandbox.limits);
+        let limits = &self.sandbox.limits;
+        let (call, log) = (Call::of(documents, limits), CallLog::new(Some(tenant), batch.replaying, limits));
         let body = async |guest: &mut Guest| {
             if guest.exports.is_none() {
                 guest.exports = Some(self.pre.instantiate(&mut guest.store).await?);
@@ -135,7 +137,7 @@ impl Plugin {
             let Some(exports) = &guest.exports else { return Err(wasmtime::Error::msg("no instance")) };
             exports.project(&mut guest.store, batch).await
         };
-        guest.run(call, body).await
+        guest.run(call, log, body).await
     }
 }
 

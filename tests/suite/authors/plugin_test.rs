@@ -251,7 +251,7 @@ fn a_file_without_events_for_the_plugin_fails_the_test() {
     let printed = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     for expected in [
-        "  1 event, 0 handled, 1 of other types\n",
+        "  1 event, 0 handled, 1 of other types or tenants\n",
         "note: no event has the type FlightFlown or FlightCancelled\n",
         "failed: no event was handled; ",
     ] {

@@ -47,14 +47,14 @@ pub(super) fn all() -> Vec<Component> {
             small,
             "",
             "(i32.store16 (i32.const 65532) (i32.const 0xfeff)) (i32.store (i32.const 4096) (i32.const 60000)) (i32.store (i32.const 4100) (i32.const 1)) (i32.store (i32.const 60004) (i32.const 65532)) (i32.store (i32.const 60008) (i32.const 2))",
-            Some("malformed-output: gave the host data that cannot be read: "),
+            Some("malformed-output: gave the host data that it cannot use: "),
         ),
         of(
             "wild-list",
             small,
             "",
             &answer(1_000_000),
-            Some("malformed-output: gave the host data that cannot be read: "),
+            Some("malformed-output: gave the host data that it cannot use: "),
         ),
         of(
             "million-changes",

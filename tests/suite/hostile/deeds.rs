@@ -58,6 +58,9 @@ pub(super) fn all() -> Vec<Deed> {
         wasi("looks", "look", Continues),
         wasi("escapes", "escape", Continues),
         wasi("prints", "print", Continues),
+        wasi("prints-zeroes", "print-zeroes", Continues),
+        wasi("prints-much", "print-much", Blocked("malformed-output: gave the host data that it cannot use: ")),
+        wasi("releases", "release-early", Blocked("refused-call: used a WASI handle wrongly: ")),
     ]
 }
 

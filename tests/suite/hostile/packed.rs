@@ -20,7 +20,7 @@ const LIST: u32 = 4 << 20;
 
 /// All components.
 pub(super) fn all() -> Vec<Component> {
-    const MALFORMED: &str = "malformed-output: gave the host data that cannot be read: ";
+    const MALFORMED: &str = "malformed-output: gave the host data that it cannot use: ";
     const OUTPUT: &str = "output-limit: passed more data to the host than";
     let of =
         |id, body: &str, reason| made(handmade::packed, id, r#"(memory (export "memory") 1)"#, "", body, Some(reason));

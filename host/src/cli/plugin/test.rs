@@ -54,7 +54,7 @@ Expected documents: lines like
 List all documents, in any order. Data is compared as JSON, and numbers by value.
 
 With --json it prints one object; \"skipped\" and \"stopped\" are {\"total\", \"first\": [...]}:
-  {\"good\", \"id\", \"version\", \"repeated\", \"largestInstanceBytes\", \"events\", \"otherTypes\",
+  {\"good\", \"id\", \"version\", \"repeated\", \"largestInstanceBytes\", \"events\", \"unsubscribed\",
    \"handled\", \"waiting\", \"absentTypes\", \"skipped\", \"stopped\", \"documents\": {collection: count},
    \"passes\": [...], \"expectation\"}
 
@@ -128,7 +128,7 @@ fn report_text(request: &TestRequest, result: &TestResult, memory_mib: usize) ->
     let mut counts = format!("  {}, {} handled", count(report.events as u64, "event"), report.handled);
     for (number, what) in [
         (report.skipped.total as u64, "of them skipped"),
-        (report.other_types as u64, "of other types"),
+        (report.unsubscribed as u64, "of other types or tenants"),
         (report.waiting, "not handled because their lane stopped"),
         (*repeated, "left out because of a repeated id"),
     ] {

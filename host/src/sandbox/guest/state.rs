@@ -1,16 +1,20 @@
 //! The host's data of one store, which host calls work on: what stays for the life of the store,
 //! and what belongs to the current call.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use super::identity::GuestIdentity;
+use super::{identity::GuestIdentity, wasi_context::WasiContext};
 use crate::{
     model::{
         handler::{Documents, Failure, Reason},
         settings::Values,
     },
     sandbox::{
-        failure::Evidence, limits::Limits, log::CallLog, memory::StoreLimiter, meter::CpuMeter, tenants::TenantAccount,
+        failure::Evidence,
+        limits::Limits,
+        log::{CallLog, GuestLog},
+        memory::StoreLimiter,
+        meter::CpuMeter,
         usage::RefusalCounts,
     },
 };
@@ -21,9 +25,10 @@ pub(in crate::sandbox) struct GuestState {
     /// The plugin's settings for the store's tenant.
     pub(in crate::sandbox) settings: Values,
     pub(in crate::sandbox) call: Call,
+    pub(in crate::sandbox) log: GuestLog,
     pub(in crate::sandbox) growth: StoreLimiter,
-    /// WASI handles that the instance holds, over all its calls.
-    pub(in crate::sandbox) wasi_handles: u32,
+    /// None until the guest first uses WASI.
+    wasi: Option<Box<WasiContext>>,
     refusals: Arc<RefusalCounts>,
 }
 
@@ -31,7 +36,6 @@ pub(in crate::sandbox) struct GuestState {
 pub(in crate::sandbox) struct Call {
     /// None in `describe` and between calls, when no document may be read.
     pub(in crate::sandbox) documents: Option<Arc<dyn Documents>>,
-    pub(in crate::sandbox) log: CallLog,
     /// Documents that one `get-many` may name (limits.reads).
     pub(in crate::sandbox) reads: usize,
     /// Why a host call ended the guest; set before the call returns its error.
@@ -40,21 +44,14 @@ pub(in crate::sandbox) struct Call {
 }
 
 impl Call {
-    /// A call on behalf of a tenant.
-    pub(in crate::sandbox) fn of(
-        tenant: Arc<TenantAccount>,
-        documents: Arc<dyn Documents>,
-        replaying: bool,
-        limits: &Limits,
-    ) -> Self {
-        let log = CallLog::new(Some(tenant), replaying, limits);
-        Call { documents: Some(documents), log, ..Call::describe(None, limits) }.within(limits.cpu())
+    /// A call that may read documents.
+    pub(in crate::sandbox) fn of(documents: Arc<dyn Documents>, limits: &Limits) -> Self {
+        Call { documents: Some(documents), ..Call::describe(limits) }.within(limits.cpu())
     }
 
-    /// A call of `describe`, which no tenant makes. Its log counts toward the owner's volume.
-    pub(in crate::sandbox) fn describe(owner: Option<Arc<TenantAccount>>, limits: &Limits) -> Self {
-        let meter = CpuMeter::new(limits.describe_cpu());
-        Call { documents: None, log: CallLog::new(owner, false, limits), reads: limits.reads, refused: None, meter }
+    /// A call of `describe`, which no tenant makes.
+    pub(in crate::sandbox) fn describe(limits: &Limits) -> Self {
+        Call { documents: None, reads: limits.reads, refused: None, meter: CpuMeter::new(limits.describe_cpu()) }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {
@@ -72,8 +69,8 @@ impl GuestState {
         refusals: Arc<RefusalCounts>,
         limits: &Limits,
     ) -> Self {
-        let call = Call::describe(None, limits);
-        GuestState { identity, settings, call, growth, wasi_handles: 0, refusals }
+        let (call, log) = (Call::describe(limits), GuestLog::new(CallLog::new(None, false, limits)));
+        GuestState { identity, settings, call, log, growth, wasi: None, refusals }
     }
 
     /// Records why the host ends the guest, and returns the error that ends it.
@@ -87,17 +84,22 @@ impl GuestState {
         wasmtime::Error::msg("the host call was refused")
     }
 
+    /// The store's WASI context, made at the first use.
+    pub(in crate::sandbox) fn wasi(&mut self) -> &mut WasiContext {
+        self.wasi.get_or_insert_with(|| Box::new(WasiContext::new(&self.identity, &self.log)))
+    }
+
     /// Ends the log of the call. The failure of the call may quote its last lines.
     pub(super) fn end_log(&mut self) {
-        self.call.log.end(self.identity.name(), &self.refusals);
+        self.log.lock().end(self.identity.name(), &self.refusals);
     }
 
     /// What is known about the end of the call, apart from the engine's error.
-    pub(super) fn evidence(&mut self) -> Evidence<'_> {
+    pub(super) fn evidence(&mut self) -> Evidence {
         Evidence {
             refused: self.call.refused.take(),
             denied: self.growth.take_denied(),
-            last_words: self.call.log.last_words(),
+            last_words: self.log.lock().last_words().map(Cow::into_owned),
         }
     }
 

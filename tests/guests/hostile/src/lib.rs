@@ -15,7 +15,7 @@ use bindings::wasi::{
     filesystem::preopens,
     io::poll,
     random::{insecure_seed, random},
-    sockets::{instance_network, ip_name_lookup, network::IpAddressFamily, tcp_create_socket},
+    sockets::{instance_network, ip_name_lookup, network::IpAddressFamily, tcp_create_socket, udp_create_socket},
 };
 use sandmill_guest::{descriptor, prelude::*};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,12 @@ enum Deed {
     Escape,
     /// Prints `text` to both streams, without ending its line.
     Print,
+    /// Prints more zeroes than fit into memory.
+    PrintZeroes,
+    /// Prints more at once than a stream accepts.
+    PrintMuch,
+    /// Releases a stream before the pollable of it.
+    ReleaseEarly,
     /// Prints `text` as an error and ends the program.
     Exit,
 }
@@ -113,6 +119,18 @@ fn carry_out(deed: &Deed, text: &str) -> Found {
         Deed::Look => return look(),
         Deed::Escape => return escape(),
         Deed::Print => print(text),
+        Deed::PrintZeroes => {
+            let stream = stdout::get_stdout();
+            let _ = stream.write_zeroes(1 << 40);
+            drop(stream.subscribe());
+        }
+        Deed::PrintMuch => print(&"x".repeat(100_000)),
+        Deed::ReleaseEarly => {
+            let stream = stdout::get_stdout();
+            let pollable = stream.subscribe();
+            drop(stream);
+            drop(pollable);
+        }
         Deed::Exit => {
             print(text);
             exit::exit(Err(()));
@@ -136,9 +154,10 @@ fn look() -> Found {
 }
 
 fn escape() -> Found {
-    let socket = tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4).map(drop);
+    let tcp = tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4).map(drop);
+    let udp = udp_create_socket::create_udp_socket(IpAddressFamily::Ipv6).map(drop);
     let name = ip_name_lookup::resolve_addresses(&instance_network::instance_network(), "example.org").map(drop);
-    let refusals = [socket, name].iter().map(|answer| format!("{answer:?}")).collect();
+    let refusals = [tcp, udp, name].iter().map(|answer| format!("{answer:?}")).collect();
     Found { refusals, ..Found::default() }
 }
 
