@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Interval of the upkeep of trials, and of history entries that are not written yet.
+/// Interval of the upkeep: trials, entries of recent swaps, the folder's problems, and rollbacks.
 const UPKEEP: Duration = Duration::from_millis(250);
-/// Interval of retries of steps that failed because of the database.
+/// Interval of retries: of failed steps, of checks that failed because of the database or the file
+/// system, and of history entries that could not be written.
 const RETRY: Duration = Duration::from_secs(2);
 /// Interval of reading the versions that operators hold back. Default 1 s: an idle host should send
 /// few queries.
@@ -90,7 +91,8 @@ impl Schedule {
         take(&mut self.upkeep_at, UPKEEP, now)
     }
 
-    /// Whether retries are due. If so, their next interval begins.
+    /// Whether retries are due: of steps, checks and unwritten history entries. If so, their next
+    /// interval begins.
     pub(super) fn take_retry(&mut self, now: Instant) -> bool {
         take(&mut self.retried_at, RETRY, now)
     }
