@@ -12,6 +12,9 @@ use crate::model::{
 /// The class of a failure because every instance was in use.
 pub(super) const NO_INSTANCE: &str = "instances";
 
+/// The beginning of the context that the engine adds to the error of a host call.
+const BACKTRACE: &str = "error while executing at wasm backtrace";
+
 /// What is known about the end of a call, apart from the engine's error.
 pub(super) struct Evidence {
     /// The reason of a host call that ended the guest.
@@ -29,13 +32,16 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence) -> Failure {
         return failure;
     }
     let last_words = evidence.last_words.as_deref();
-    let text = format!("{error:#}");
     if let Some(CpuLimitExceeded(limit)) = error.downcast_ref() {
         return block(
             "cpu-limit",
             format!("computed for more than {} ms in one call (limits.cpu-ms)", limit.as_millis()),
         );
     }
+    if let Some(error) = error.downcast_ref::<ResourceTableError>() {
+        return handle_failure(error);
+    }
+    let text = causes(error);
     if text.contains("fuel allocated for hostcalls has been exhausted") {
         return Failure::Block(output_limit());
     }
@@ -44,9 +50,6 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence) -> Failure {
     }
     if let Some(denied) = evidence.denied {
         return growth_denied(denied, last_words);
-    }
-    if let Some(error) = error.downcast_ref::<ResourceTableError>() {
-        return handle_failure(error);
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
@@ -59,6 +62,13 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence) -> Failure {
     }
 }
 
+/// The messages of an error and its causes, without the guest's backtrace, which would displace the
+/// rest of a reason.
+fn causes(error: &wasmtime::Error) -> String {
+    let messages = error.chain().map(ToString::to_string);
+    messages.filter(|message| !message.starts_with(BACKTRACE)).collect::<Vec<_>>().join(": ")
+}
+
 /// The failure of a guest whose WASI handle the store's table did not accept.
 fn handle_failure(error: &ResourceTableError) -> Failure {
     match error {
@@ -66,6 +76,9 @@ fn handle_failure(error: &ResourceTableError) -> Failure {
             "handle-limit",
             format!("held {WASI_HANDLES} WASI handles, the most for one instance; release handles after use"),
         ),
+        ResourceTableError::HasChildren => {
+            block("refused-call", "released a WASI handle before the pollables that were made from it".into())
+        }
         error => block("refused-call", format!("used a WASI handle wrongly: {error}")),
     }
 }

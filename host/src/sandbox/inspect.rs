@@ -89,7 +89,7 @@ pub enum FileRejection {
     #[error(
         "imports {}, which this host does not offer\nA plugin may import `documents`, `logging` and `settings` of \
          `sandmill:processor@{VERSION}`, and `cli`, `clocks`, `filesystem`, `io`, `random` and \
-         `sockets` of WASI 0.2, which reach nothing outside the sandbox. Remove the other imports; \
+         `sockets` of WASI 0.2 without unstable parts, which reach nothing outside the sandbox. Remove the other imports; \
          there is no HTTP.",
         crate::model::text::some_of(.0, ", ")
     )]

@@ -7,11 +7,17 @@
 //! ends at once, since a clock that stands still would never reach its end. There is no folder and
 //! no network; opening one is denied. What a guest prints becomes log lines.
 //!
-//! Four parts of the crate are replaced by this file's. Its monotonic clock waits on a timer even
-//! for a clock that stands still. Its random numbers continue over calls, so that results would
-//! depend on how events are batched. Its exit and its empty poll end a guest without a reason that
-//! an author understands. Nothing that is left of the crate waits, so guest threads need no runtime
-//! of `tokio`. The handles of a guest are counted, because the host keeps a record of each.
+//! Five parts of the crate are replaced by this file's:
+//!
+//! - The monotonic clock waits on a timer even for a clock that stands still.
+//! - Random numbers continue over calls, so results would depend on how events are batched.
+//! - The order of a poll's result depends on earlier calls of the instance, and an empty poll ends a
+//!   guest without a reason that its author understands.
+//! - An exit ends a guest without its last words.
+//! - A lookup of a name starts a runtime of `tokio` before it is denied.
+//!
+//! Nothing that is left of the crate waits, so guest threads need no runtime. The handles of a guest
+//! are counted, because the host keeps a record of each.
 
 use std::borrow::Cow;
 
@@ -19,19 +25,25 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime_wasi::{
     WasiCtxView, WasiView,
     p2::{
-        DynPollable,
+        DynPollable, SocketError,
         bindings::{
+            LinkOptions,
             cli::exit,
             clocks::monotonic_clock,
             io::poll::{self, HostPollable},
             random::{insecure, insecure_seed, random},
+            sockets::{
+                ip_name_lookup::{self, HostResolveAddressStream, ResolveAddressStream},
+                network::{self, ErrorCode, HostNetwork, IpAddress, Network},
+            },
         },
     },
+    sockets::WasiSocketsView,
 };
 
 use super::{failure, guest::GuestState};
 
-/// The interfaces of WASI that plugins may import, as PACKAGE/INTERFACE.
+/// The stable interfaces of WASI, which plugins may import, as PACKAGE/INTERFACE.
 const INTERFACES: &[&str] = &[
     "cli/environment",
     "cli/exit",
@@ -77,7 +89,9 @@ pub(super) fn offers(import: &str) -> bool {
 
 /// Links WASI, which resolves imports of every minor version of 0.2.
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    let mut options = LinkOptions::default();
+    options.network_error_code(true);
+    wasmtime_wasi::p2::add_to_linker_with_options_async(linker, &options)?;
     linker.allow_shadowing(true);
     exit::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     monotonic_clock::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
@@ -85,6 +99,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     random::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     insecure::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     insecure_seed::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    ip_name_lookup::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -118,7 +133,9 @@ impl poll::Host for GuestState {
         if pollables.is_empty() {
             return Err(self.refuse("refused-call", "polled an empty list, which would never end".into()));
         }
-        self.wasi().view().table.poll(pollables).await
+        let mut ready = self.wasi().view().table.poll(pollables).await?;
+        ready.sort_unstable();
+        Ok(ready)
     }
 }
 
@@ -180,6 +197,48 @@ impl exit::Host for GuestState {
 
     fn exit_with_code(&mut self, _: u8) -> wasmtime::Result<()> {
         self.exit(Ok(()))
+    }
+}
+
+impl ip_name_lookup::Host for GuestState {
+    fn resolve_addresses(
+        &mut self,
+        _: Resource<Network>,
+        _: String,
+    ) -> Result<Resource<ResolveAddressStream>, SocketError> {
+        Err(ErrorCode::AccessDenied.into())
+    }
+}
+
+/// The errors of `ip_name_lookup`, as the crate converts them.
+impl network::Host for GuestState {
+    fn convert_error_code(&mut self, error: SocketError) -> wasmtime::Result<ErrorCode> {
+        self.sockets().convert_error_code(error)
+    }
+
+    fn network_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
+        self.sockets().network_error_code(error)
+    }
+}
+
+impl HostNetwork for GuestState {
+    fn drop(&mut self, network: Resource<Network>) -> wasmtime::Result<()> {
+        HostNetwork::drop(&mut self.sockets(), network)
+    }
+}
+
+/// Never called, since no lookup succeeds.
+impl HostResolveAddressStream for GuestState {
+    fn resolve_next_address(&mut self, _: Resource<ResolveAddressStream>) -> Result<Option<IpAddress>, SocketError> {
+        Err(ErrorCode::AccessDenied.into())
+    }
+
+    fn subscribe(&mut self, _: Resource<ResolveAddressStream>) -> wasmtime::Result<Resource<DynPollable>> {
+        self.wasi().ready()
+    }
+
+    fn drop(&mut self, _: Resource<ResolveAddressStream>) -> wasmtime::Result<()> {
+        Ok(())
     }
 }
 

@@ -32,16 +32,16 @@ type Figures = Vec<(String, &'static str, Vec<f64>)>;
 /// document. Binaries take turns.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("latency").await?;
-    let folder = world.folder("cart-summary")?;
+    let folders = world.folders("cart-summary")?;
     // Creates the tables.
-    Process::start(&world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
+    Process::start(&world.binaries[0], &database, &folders[0], &["--until-caught-up"])?.wait().await?;
     let appends = OpenLoop::new(&database, COLLECTION, 8).await?;
     let forgotten = database.db.connect("bench forgotten").await?;
     let mut figures = vec![Figures::new(); world.binaries.len()];
     for round in 0..world.rounds {
         for turn in 0..world.binaries.len() {
             let which = (turn + round) % world.binaries.len();
-            let process = Process::start(&world.binaries[which], &database, &folder, &[])?;
+            let process = Process::start(&world.binaries[which], &database, &folders[which], &[])?;
             let mut of_round = of_process(&process, &database, &appends, &forgotten).await?;
             of_round.push(("the host's peak memory".into(), "MiB", process.peak_memory()));
             process.end().await?;

@@ -52,15 +52,19 @@ pub(super) fn all() -> Vec<Deed> {
         wasi("sleeps", "sleep", Continues),
         wasi("sleeps-until", "sleep-until", Blocked("cpu-limit: computed for more than 200 ms")),
         wasi("polls-nothing", "poll-nothing", Blocked("refused-call: polled an empty list")),
-        wasi("hoards", "hoard", Blocked("handle-limit: held 10000 WASI handles")),
+        wasi("hoards", "hoard", Blocked("handle-limit: held 1000 WASI handles")),
         wasi("random", "random-bytes", Blocked("refused-call: asked for 1099511627776 random bytes")),
         wasi("exits", "exit", Blocked("trap: Trace:\n  SECRET-exits; (the guest exited: wasi:cli/exit)")),
         wasi("looks", "look", Continues),
         wasi("escapes", "escape", Continues),
         wasi("prints", "print", Continues),
         wasi("prints-zeroes", "print-zeroes", Continues),
-        wasi("prints-much", "print-much", Blocked("malformed-output: gave the host data that it cannot use: ")),
-        wasi("releases", "release-early", Blocked("refused-call: used a WASI handle wrongly: ")),
+        wasi(
+            "prints-much",
+            "print-much",
+            Blocked("malformed-output: gave the host data that it cannot use: Buffer too large for blocking-write"),
+        ),
+        wasi("releases", "release-early", Blocked("refused-call: released a WASI handle before the pollables")),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! The WASI context of a store: clocks that stand still, no folder, no network, and output that
 //! becomes log lines.
 //!
-//! An output takes all that it is given. The volume that a call may pass to the host bounds it, and
-//! the log bounds what is kept of it.
+//! The volume that a call may pass to the host bounds what it prints, and the log bounds what is
+//! kept of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -111,11 +111,14 @@ impl Pollable for Output {
 #[async_trait]
 impl OutputStream for Output {
     fn write(&mut self, text: bytes::Bytes) -> StreamResult<()> {
+        if text.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
         self.log.lock().print(self.identity.name(), self.level, &text);
         Ok(())
     }
 
-    /// Zeroes are no text. The default implementation would allocate them.
+    /// Zeroes are no text. The default implementation would end a guest that writes many at once.
     fn write_zeroes(&mut self, _: usize) -> StreamResult<()> {
         Ok(())
     }

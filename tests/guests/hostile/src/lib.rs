@@ -103,6 +103,8 @@ fn carry_out(deed: &Deed, text: &str) -> Found {
                 let (a, b) =
                     (monotonic_clock::subscribe_instant(u64::MAX), monotonic_clock::subscribe_duration(u64::MAX));
                 assert_eq!(poll::poll(&[&a, &b]), [0, 1]);
+                let stream = stdout::get_stdout();
+                assert_eq!(poll::poll(&[&stream.subscribe(), &a]), [0, 1], "whichever was made first");
             }
         }
         Deed::SleepUntil => {
