@@ -111,6 +111,8 @@ pub async fn compare_binaries(
 pub struct Used {
     /// Peak memory, MiB.
     pub peak: f64,
+    /// The same without pages that instances share.
+    pub unshared_peak: f64,
     /// CPU time, seconds.
     pub cpu: f64,
 }
@@ -172,6 +174,7 @@ impl Process {
         loop {
             let id = self.0.id();
             used.peak = machine::peak_memory(id).unwrap_or(used.peak);
+            used.unshared_peak = machine::unshared_memory(id).unwrap_or(0.0).max(used.unshared_peak);
             // A process that has ended counts zero until its status is read.
             used.cpu = machine::cpu_seconds(id).unwrap_or(0.0).max(used.cpu);
             if let Some(status) = self.0.try_wait()? {

@@ -23,6 +23,12 @@ pub fn memory_now(process: u32) -> Option<f64> {
     memory(process, "VmRSS:")
 }
 
+/// The current memory of a process without pages that it shares, MiB. The initial memory of a
+/// plugin is mapped into each of its instances, and the other figures count it once for each.
+pub fn unshared_memory(process: u32) -> Option<f64> {
+    Some(memory(process, "RssAnon:")? + memory(process, "RssFile:")?)
+}
+
 /// CPU time of a process's current threads so far, seconds. The kernel's counters by thread are
 /// exact, while those by process count whole ticks on some machines.
 pub fn cpu_seconds(process: u32) -> Option<f64> {
