@@ -15,7 +15,8 @@ use super::{
 pub struct TestReport {
     /// Events in the file.
     pub events: usize,
-    /// Events of types that the plugin does not subscribe to, or of tenants that it does not handle.
+    /// Events of types that the plugin does not subscribe to, or of tenants that it does not
+    /// handle.
     pub unsubscribed: usize,
     /// Events handled in the first pass, including skipped ones.
     pub handled: u64,

@@ -10,8 +10,8 @@ const MIB: usize = 1 << 20;
 /// Least CPU time of `describe`, no matter how little a call may have. Making an instance takes a
 /// few milliseconds, more on a busy machine, and a file that exceeds the limit is refused for good.
 const DESCRIBE_MIN: Duration = Duration::from_millis(100);
-/// Handles of WASI that one instance may hold. 1,000: a runtime holds about ten, and each takes some
-/// 150 bytes of the host's memory, which no other limit counts.
+/// Handles of WASI that one instance may hold. 1,000: a runtime holds about ten, and each takes
+/// some 150 bytes of the host's memory, which no other limit counts.
 pub(super) const WASI_HANDLES: usize = 1_000;
 
 /// The limits of every plugin on this host.

@@ -11,13 +11,13 @@
 //!
 //! - The monotonic clock waits on a timer even for a clock that stands still.
 //! - Random numbers continue over calls, so results would depend on how events are batched.
-//! - The order of a poll's result depends on earlier calls of the instance, and an empty poll ends a
-//!   guest without a reason that its author understands.
+//! - The order of a poll's result depends on earlier calls of the instance, and an empty poll ends
+//!   a guest without a reason that its author understands.
 //! - An exit ends a guest without its last words.
 //! - A lookup of a name starts a runtime of `tokio` before it is denied.
 //!
-//! Nothing that is left of the crate waits, so guest threads need no runtime. The handles of a guest
-//! are counted, because the host keeps a record of each.
+//! Nothing that is left of the crate waits, so guest threads need no runtime. The handles of a
+//! guest are counted, because the host keeps a record of each.
 
 use std::borrow::Cow;
 

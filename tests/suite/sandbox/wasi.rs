@@ -1,4 +1,5 @@
-//! The imports of other languages' runtimes: all stable interfaces of WASI 0.2 except HTTP are linked.
+//! The imports of other languages' runtimes: all stable interfaces of WASI 0.2 except HTTP are
+//! linked.
 
 use sandmill::sandbox::Limits;
 use sandmill_tests::{
