@@ -181,6 +181,13 @@ mod tests {
     }
 
     #[test]
+    fn a_handle_limit_takes_precedence_over_an_earlier_denied_growth() {
+        let denied = Some(DeniedGrowth::PluginMemory(1));
+        let failure = of(&ResourceTableError::Full.into(), Evidence { refused: None, denied, last_words: None });
+        assert!(matches!(&failure, Failure::Block(reason) if reason.class == "handle-limit"), "{failure:?}");
+    }
+
+    #[test]
     fn long_last_words_leave_room_for_the_trap() {
         let ending = trap_name(&Trap::MemoryOutOfBounds);
         let message = trap_message(Some(&"x".repeat(16 << 10)), &ending);
