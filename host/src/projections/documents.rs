@@ -59,8 +59,12 @@ impl Hash for DocumentKey {
     }
 }
 
-/// The purpose of sessions for slow reads, and the group that bounds their number.
-const SLOW_READS: &str = "slow documents";
+/// The purpose of sessions that read the documents of all tenants. `pg_stat_activity` shows it as
+/// `sandmill PURPOSE PROCESSOR`.
+pub const READS: &str = "documents";
+/// The purpose of sessions for slow reads, shown in the same way, and the group that bounds their
+/// number.
+pub const SLOW_READS: &str = "slow documents";
 
 /// A map by document. Guests choose the ids, so the hash is seeded; a page does some ten thousand
 /// lookups, so the hash is fast.
@@ -178,7 +182,7 @@ impl TermDocuments {
             borrower.groups.extend((!together).then(|| Arc::from(SLOW_READS)));
             Loader::new(sessions.clone(), borrower, owner.cloned(), read_bytes, together)
         };
-        let (loader, slow_loader) = (loader("documents", true), loader(SLOW_READS, false));
+        let (loader, slow_loader) = (loader(READS, true), loader(SLOW_READS, false));
         let owned = spec.descriptor.partition_by != PartitionBy::Tenant;
         let state = CacheState { cache: DocumentCache::new(cache_bytes), serial: 0 };
         TermDocuments { loader, slow_loader, slow: Mutex::default(), owned, state: Mutex::new(state) }
@@ -213,11 +217,11 @@ impl TermDocuments {
         let mut took = Duration::ZERO;
         if !missing.is_empty() {
             let count = missing.len();
-            let rank = self.slow().rank(&lane.tenant, count);
-            let loader = if rank.is_some() { &self.slow_loader } else { &self.loader };
+            let alone = self.slow().reads_alone(&lane.tenant, count);
+            let loader = if alone.is_some() { &self.slow_loader } else { &self.loader };
             let request = ReadRequest::new(collection.clone(), missing);
-            let (read, time) = loader.load(request, rank.unwrap_or_default()).await?;
-            self.slow().record(&lane.tenant, count, time.all);
+            let (read, time) = loader.load(request, alone).await?;
+            self.slow().record(&lane.tenant, count, time.all, time.shared);
             took = time.part;
             let mut state = self.state();
             let mut read = read.into_iter();

@@ -1,6 +1,6 @@
 //! A reader of committed documents, for code that does not write them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use super::{
     DocumentKey, ReadError,
@@ -40,7 +40,7 @@ impl CommittedReader {
         let key =
             |id: &String| DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.as_str().into() };
         let request = ReadRequest::new(collection.clone(), ids.iter().map(key).collect());
-        let (documents, _) = self.0.load(request, Duration::ZERO).await?;
+        let (documents, _) = self.0.load(request, None).await?;
         Ok(documents.into_iter().map(|(_, committed)| committed.data).collect())
     }
 

@@ -13,8 +13,8 @@
 //!   requests.
 //!
 //! A processor has two loaders: one for all tenants, and one for tenants whose reads are slow (the
-//! module `slow`). The latter serves one tenant at a time, the quickest first. Each loader borrows
-//! a session for each batch.
+//! module `slow`). The latter serves one tenant at a time: first those that are only suspected,
+//! then the quickest. Each loader borrows a session for each batch.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +27,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{DocumentKey, ReadError, cache::CommittedDocument, on, table};
+use super::{DocumentKey, ReadError, cache::CommittedDocument, on, slow::ReadsAlone, table};
 use crate::{
     db::{
         Db, Error, Session, Statement, describe, is_about_a_row,
@@ -80,13 +80,15 @@ pub fn sessions(db: &Db, most: usize) -> Arc<Pool<Session>> {
 
 type ReadResult = Result<(Vec<(DocumentKey, CommittedDocument)>, ReadTime), ReadError>;
 
-/// The duration of a read.
+/// The duration of a read, without the wait for a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadTime {
     /// The duration of the whole statement.
     pub(super) all: Duration,
     /// The request's share of it, by its number of documents.
     pub(super) part: Duration,
+    /// Whether the statement read documents of other tenants too.
+    pub(super) shared: bool,
 }
 
 /// A loader of documents for all lanes of a processor.
@@ -116,8 +118,8 @@ struct ReadSql {
 struct ReadQueue {
     requests: Vec<(ReadRequest, oneshot::Sender<ReadResult>)>,
     /// The deadline of each request, by which tenants are served if a batch contains only one: see
-    /// [`ReadQueue::push`].
-    deadlines: Vec<Instant>,
+    /// [`ReadQueue::push`]. Requests without one come first.
+    deadlines: Vec<Option<Instant>>,
     /// When the first request was queued.
     since: Option<Instant>,
     /// The number of requests at which a batch is due.
@@ -167,13 +169,13 @@ impl Loader {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request and waits for its result: one document for each key, in order. `rank` is
-    /// the duration of the tenant's reads.
-    pub(super) async fn load(&self, request: ReadRequest, rank: Duration) -> ReadResult {
+    /// Queues a request and waits for its result: one document for each key, in order. `alone` is
+    /// the reason if the tenant must not join a batch of others.
+    pub(super) async fn load(&self, request: ReadRequest, alone: Option<ReadsAlone>) -> ReadResult {
         let (sender, wait) = oneshot::channel();
         let is_due = {
             let mut queue = self.queue();
-            queue.push(request, sender, Instant::now(), rank);
+            queue.push(request, sender, Instant::now(), alone);
             queue.requests.len() == 1 || queue.requests.len() >= queue.batch
         };
         // The requests in between change nothing, and each wake-up has a cost.
@@ -218,11 +220,11 @@ impl Loader {
         }
         for (collection, requests) in by_collection {
             let (requests, senders): (Vec<ReadRequest>, Vec<_>) = requests.into_iter().unzip();
-            let began = Instant::now();
             let read = self.read(&collection, &requests).await;
-            let all = began.elapsed();
             let keys = requests.iter().map(|request| request.keys.len()).sum::<usize>().max(1);
-            let ReadBatch { found, outcomes, .. } = read.map_err(|error| ReadError::Lost(describe(&error)))?;
+            let shared = requests.windows(2).any(|pair| pair[0].tenant() != pair[1].tenant());
+            let ReadBatch { found, outcomes, took: all, .. } =
+                read.map_err(|error| ReadError::Lost(describe(&error)))?;
             let mut documents = Vec::with_capacity(requests.len());
             for (request, outcome) in requests.iter().zip(outcomes) {
                 let document =
@@ -238,7 +240,7 @@ impl Loader {
                     self.queue().push_first(request, sender);
                     continue;
                 };
-                let time = ReadTime { all, part: all.mul_f64(request.keys.len() as f64 / keys as f64) };
+                let time = ReadTime { all, part: all.mul_f64(request.keys.len() as f64 / keys as f64), shared };
                 let documents = documents.map(|documents| (request.keys.into_iter().zip(documents).collect(), time));
                 // A lane that no longer waits has ended.
                 let _ = sender.send(documents);
@@ -259,7 +261,10 @@ impl Loader {
         let session = self.sessions.lend(&self.borrower).await?;
         let statement = session.prepared(&self.sql(&session, collection).await?.read).await?;
         let most = self.most_bytes;
+        // The wait for a session does not count: it says nothing about these documents.
+        let began = Instant::now();
         let mut batch = ReadBatch {
+            took: Duration::ZERO,
             found: HashMap::with_capacity(wanted.len()),
             outcomes: vec![RequestOutcome::Fits(most); requests.len()],
             tenants: of_tenants(requests, most),
@@ -281,6 +286,7 @@ impl Loader {
             }
         }
         session.give_back();
+        batch.took = began.elapsed();
         Ok(batch)
     }
 
@@ -341,21 +347,29 @@ impl Loader {
 }
 
 impl ReadQueue {
-    /// Queues a request of a tenant whose reads take `rank`. Its deadline is a multiple of that: a
-    /// quick tenant is served earlier, and no tenant waits forever.
-    fn push(&mut self, request: ReadRequest, sender: oneshot::Sender<ReadResult>, now: Instant, rank: Duration) {
+    /// Queues a request. The deadline of a slow tenant is a multiple of its reads' duration: a
+    /// quick tenant is served earlier, and no tenant waits forever. A suspected tenant needs no
+    /// deadline, because it is suspected for one read only.
+    fn push(
+        &mut self,
+        request: ReadRequest,
+        sender: oneshot::Sender<ReadResult>,
+        now: Instant,
+        alone: Option<ReadsAlone>,
+    ) {
         self.since.get_or_insert(now);
         self.requests.push((request, sender));
-        self.deadlines.push(now + rank * YIELD_FACTOR);
+        self.deadlines.push(match alone {
+            Some(ReadsAlone::Slow(took)) => Some(now + took * YIELD_FACTOR),
+            Some(ReadsAlone::Suspected) | None => None,
+        });
     }
 
     /// Queues a deferred request again, as the first to serve.
     fn push_first(&mut self, request: ReadRequest, sender: oneshot::Sender<ReadResult>) {
-        let now = Instant::now();
-        self.since = Some(now);
-        let first = self.deadlines.iter().min().copied().unwrap_or(now);
+        self.since = Some(Instant::now());
         self.requests.insert(0, (request, sender));
-        self.deadlines.insert(0, first.min(now));
+        self.deadlines.insert(0, None);
     }
 
     /// Takes the requests of the next batch: all of them, or those of one tenant.
@@ -380,6 +394,8 @@ impl ReadQueue {
 
 /// The documents read for several requests, and the outcome of each request.
 struct ReadBatch<'a> {
+    /// The duration of the reads.
+    took: Duration,
     found: HashMap<RowKey<'a>, CommittedDocument>,
     /// One for each request.
     outcomes: Vec<RequestOutcome>,
@@ -455,23 +471,28 @@ mod tests {
     use super::*;
     use crate::model::ids::LaneKey;
 
-    /// Queues a request of this tenant `after` milliseconds; its reads take `rank` milliseconds.
-    fn request(queue: &mut ReadQueue, began: Instant, (name, after, rank): (&str, u64, u64)) {
+    /// Queues a request of this tenant `after` milliseconds; its reads take `slow` milliseconds, or
+    /// it is only suspected.
+    fn request(queue: &mut ReadQueue, began: Instant, (name, after, slow): (&str, u64, Option<u64>)) {
         let tenant = TenantId::parse(name).unwrap();
         let lane = LaneKey { key: tenant.as_shared(), tenant };
         let collection = CollectionName::parse("carts").unwrap();
         let key = DocumentKey { id: "a".into(), lane, collection: collection.clone() };
         let request = ReadRequest::new(collection, vec![key]);
         let ms = Duration::from_millis;
-        queue.push(request, oneshot::channel().0, began + ms(after), ms(rank));
+        let alone = slow.map_or(ReadsAlone::Suspected, |took| ReadsAlone::Slow(ms(took)));
+        queue.push(request, oneshot::channel().0, began + ms(after), Some(alone));
     }
 
     #[test]
     fn quick_tenants_are_served_first_and_slow_ones_do_not_starve() {
         let (mut queue, began) = (ReadQueue::default(), Instant::now());
-        for read in [("slow", 0, 100), ("quick", 50, 20), ("quick", 60, 20), ("quicker", 60, 5), ("late", 390, 20)] {
-            request(&mut queue, began, read);
+        let slow = [("slow", 0, 100), ("quick", 50, 20), ("quick", 60, 20), ("quicker", 60, 5), ("late", 390, 20)];
+        for (name, after, took) in slow {
+            request(&mut queue, began, (name, after, Some(took)));
         }
+        // All others are overdue by now.
+        request(&mut queue, began, ("suspected", 9_000, None));
         let mut order = Vec::new();
         while !queue.requests.is_empty() {
             let taken = queue.take(false);
@@ -480,14 +501,16 @@ mod tests {
             assert_eq!(queue.since.is_some(), !queue.requests.is_empty());
         }
         let order: Vec<(&str, usize)> = order.iter().map(|(tenant, requests)| (&**tenant, *requests)).collect();
-        assert_eq!(order, [("quicker", 1), ("quick", 2), ("slow", 1), ("late", 1)]);
+        assert_eq!(order, [("suspected", 1), ("quicker", 1), ("quick", 2), ("slow", 1), ("late", 1)]);
     }
 
     #[test]
     fn a_tenants_bytes_in_a_batch_are_bounded_except_for_its_first_request() {
         let most = 10;
         let tenants = HashMap::from([("t", (0, most)), ("u", (3, most))]);
-        let mut batch = ReadBatch { found: HashMap::new(), outcomes: vec![RequestOutcome::Fits(most); 4], tenants };
+        let took = Duration::ZERO;
+        let mut batch =
+            ReadBatch { took, found: HashMap::new(), outcomes: vec![RequestOutcome::Fits(most); 4], tenants };
         // The tenant's bytes are used up by its second request. The first request may still use its
         // own.
         let counts = [("t", 1, 6), ("t", 1, 4), ("t", 2, 1), ("t", 0, 6), ("t", 0, 4), ("t", 0, 1), ("u", 3, 10)];
@@ -502,7 +525,7 @@ mod tests {
     #[test]
     fn a_common_batch_takes_all_requests() {
         let (mut queue, began) = (ReadQueue::default(), Instant::now());
-        for read in [("slow", 0, 100), ("quick", 50, 0)] {
+        for read in [("slow", 0, Some(100)), ("quick", 50, None)] {
             request(&mut queue, began, read);
         }
         assert_eq!(queue.take(true).len(), 2);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
+use sandmill::projections::documents::{READS, SLOW_READS};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -21,8 +22,8 @@ use crate::world::{SOCKET, World};
 
 /// The delay of an answer.
 const DELAY: Duration = Duration::from_millis(50);
-/// The application name of the host's sessions that read documents.
-const READING: &[u8] = b"sandmill documents";
+/// The purposes of the host's sessions that read documents.
+const READING: [&str; 2] = [READS, SLOW_READS];
 /// The text that marks a slow query.
 const SLOW: &[u8] = b"hog-";
 
@@ -69,7 +70,8 @@ async fn pass(client: UnixStream, server: &Path) -> io::Result<()> {
     let mut first = vec![0; 4_096];
     let length = questions.read(&mut first).await?;
     ask.write_all(&first[..length]).await?;
-    if !holds(&first[..length], READING) {
+    let is_for = |purpose: &str| holds(&first[..length], format!("sandmill {purpose} ").as_bytes());
+    if !READING.into_iter().any(is_for) {
         return tokio::io::copy_bidirectional(&mut questions, &mut ask).await.map(drop);
     }
     let late: Arc<Mutex<Option<Instant>>> = Arc::default();
