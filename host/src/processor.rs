@@ -7,16 +7,19 @@
 //! lost connection, a rejected fence or an unknown outcome of a commit ends the term. The next one
 //! starts from the state of the database.
 //!
-//! - [`in_flight`] decides, and [`engine`] carries out its decisions.
+//! - [`core`] decides what happens next, and [`engine`] carries it out.
+//! - [`in_flight`] tracks all work until it is committed.
 //! - [`lane`] runs the handler, whose [`code`] may be swapped at any time.
 //! - [`commit`] is the one transaction.
 //! - [`lane_checkpoints`] are the lanes behind the cursor, and [`gather`] is how they read the log.
 //! - [`pressure`] is the strategy for lanes that cannot keep up; [`lockstep`] and `shed` belong to
 //!   it.
 
+mod attempts;
 pub mod code;
 pub mod commit;
 pub mod connections;
+pub mod core;
 pub mod decisions;
 mod engine;
 pub mod gather;

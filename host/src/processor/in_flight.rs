@@ -25,11 +25,14 @@
 //! - A lane that is behind and idle is [parked]: it costs only the memory for its row, and
 //!   no step iterates over it.
 
+mod catch_up;
 mod lane;
 mod parked;
+mod pauses;
 mod plan;
 mod shed;
 mod slots;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -37,67 +40,19 @@ use std::{
     time::SystemTime,
 };
 
+pub use catch_up::LaneReading;
 use lane::{Feed, FinishedWork, Lane, LaneStop};
 use parked::{Parked, ParkedLane};
 pub use plan::{CommitPlan, Patience};
 use slots::Slots;
+pub use work::{Ending, LaneWork, PageNumber, Weighted};
 
 use super::{
-    gather::{Gather, GatherResult},
+    attempts,
     lane_checkpoints::{LaneRow, LaneState, RowState},
     pauses::Pause,
 };
-use crate::{
-    model::{
-        cursor::{Difference, Progress},
-        event::Event,
-        handler::Reason,
-        ids::{LaneKey, TenantId},
-    },
-    tenants::replacements::REPLACED,
-};
-
-/// The number of a page, counted from the beginning of the term.
-pub type PageNumber = u64;
-
-/// Events of one lane, to handle in order.
-#[derive(Clone, Debug)]
-pub struct LaneWork {
-    /// The first page at which it may be committed.
-    pub page: PageNumber,
-    /// The difference that contains the events.
-    pub difference: Difference,
-    /// The lane's progress after all of them.
-    pub end: Progress,
-    /// Ordered by position; never empty.
-    pub events: Vec<Arc<Event>>,
-    /// Earlier attempts at the first event.
-    pub attempts: u32,
-}
-
-impl LaneWork {
-    /// The lane's progress after the first `handled` events; none if there are none.
-    fn progress_after(&self, handled: usize) -> Option<Progress> {
-        match handled {
-            0 => None,
-            n if n == self.events.len() => Some(self.end.clone()),
-            n => Some(self.difference.handled_up_to(self.events[n - 1].position)),
-        }
-    }
-
-    fn weight(&self) -> usize {
-        self.events.iter().map(|event| event.weight()).sum()
-    }
-}
-
-/// The end of a piece of work.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ending {
-    /// Everything up to the last handled event is done; the rest continues later.
-    Handled,
-    /// The lane stops before the next event.
-    Stopped(LaneState),
-}
+use crate::model::{cursor::Progress, event::Event, handler::Reason, ids::LaneKey};
 
 /// A page that was dispatched and is not committed yet.
 #[derive(Clone, Debug)]
@@ -110,12 +65,6 @@ struct OpenPage {
     /// When the first and the last of its lanes finished. From the first time on, results wait for
     /// a commit.
     finished: Option<(SystemTime, SystemTime)>,
-}
-
-/// The result of a piece of work.
-pub trait Weighted {
-    /// Bytes held until the commit; 0 for the default value.
-    fn weight(&self) -> usize;
 }
 
 /// Memory bounds.
@@ -179,40 +128,6 @@ pub struct InFlight<T> {
     /// The first lane that the last commit had no room for. The next commit begins with it.
     first_of_next_commit: Option<LaneKey>,
     bounds: InFlightBounds,
-}
-
-/// A reading of the log that a lane behind the cursor should do.
-#[derive(Clone, Debug)]
-pub struct LaneReading {
-    /// The lane.
-    pub lane: LaneKey,
-    /// Its progress.
-    pub from: Progress,
-    /// The cursor's progress. A reading that ends at or before this can be committed at any time.
-    pub stored: Progress,
-    /// The end of the last page dispatched. A reading that reaches this lets the lane rejoin.
-    pub tail: Progress,
-    /// Maximum number of events.
-    pub limit: usize,
-    /// Approximate maximum of their bytes.
-    pub bytes: usize,
-    /// Earlier attempts at the first event.
-    pub attempts: u32,
-    page: PageNumber,
-    cursor: PageNumber,
-}
-
-impl LaneReading {
-    /// The steps of the reading.
-    pub fn gather(&self) -> Gather {
-        Gather::new(&self.from, &self.stored, &self.tail, self.limit, self.bytes)
-    }
-
-    /// The steps of a reading of everything up to the last page dispatched, for a caller that keeps
-    /// no events.
-    pub fn gather_all(&self) -> Gather {
-        Gather::new(&self.from, &self.stored, &self.tail, usize::MAX, usize::MAX)
-    }
 }
 
 impl<T: Weighted> InFlight<T> {
@@ -463,7 +378,7 @@ impl<T: Weighted> InFlight<T> {
             Ending::Handled if handled < work.events.len() => {
                 let mut rest = work.clone();
                 rest.events.drain(..handled);
-                rest.attempts = 0;
+                rest.attempts = attempts::earlier(work.attempts, handled);
                 lane.queued_bytes += rest.weight();
                 lane.queue.push_front(rest);
             }
@@ -473,7 +388,7 @@ impl<T: Weighted> InFlight<T> {
                     page: work.page,
                     // Another processor handles the event now, so nothing needs to be fixed.
                     state: replaced.map_or(state, LaneState::Paused),
-                    attempts: if handled == 0 { work.attempts.saturating_add(1) } else { 1 },
+                    attempts: attempts::with_this(work.attempts, handled),
                     event_position: work.events.get(handled).map(|event| event.position),
                 });
                 lane.feed = Feed::Detached;
@@ -526,40 +441,6 @@ impl<T: Weighted> InFlight<T> {
         Some(self.lanes.entry(key.clone()).or_insert(lane))
     }
 
-    /// The next reading of a lane behind the cursor, of at most `limit` events. Tenants that are
-    /// throttled are passed over, because what their lanes read would be dropped.
-    pub fn next_reading(
-        &mut self,
-        now: SystemTime,
-        limit: usize,
-        is_throttled: impl FnMut(&TenantId) -> bool,
-    ) -> Option<LaneReading> {
-        let (page, cursor, bytes) = (self.last_page(), self.cursor, self.bounds.lane_bytes);
-        let (stored, tail) = (self.stored.clone(), self.tail().clone());
-        let key = self.parked.next(now, is_throttled)?;
-        let lane = self.unpark(&key)?;
-        lane.reading = true;
-        lane.feed = Feed::Attaching { since: page };
-        let row = lane.row.as_ref()?;
-        let limit = lane.max_events.unwrap_or(limit);
-        Some(LaneReading {
-            lane: key,
-            from: row.progress.clone(),
-            stored,
-            tail,
-            limit,
-            bytes,
-            attempts: row.attempts,
-            page,
-            cursor,
-        })
-    }
-
-    /// When the next waiting lane is due; none if no lane waits for a time.
-    pub fn next_due(&self) -> Option<SystemTime> {
-        self.parked.next_due()
-    }
-
     /// A lane that could continue now by running, reading or being committed: it has work, waits
     /// for nobody, and its time has come.
     pub fn ready(&self, now: SystemTime) -> Option<LaneKey> {
@@ -569,143 +450,6 @@ impl<T: Weighted> InFlight<T> {
         };
         let active = self.lanes.iter().find(|(_, lane)| ready(lane)).map(|(key, _)| key.clone());
         active.or_else(|| self.parked.any_due(now))
-    }
-
-    /// Records what a lane read; or that it `shed` everything up to the last page dispatched, in
-    /// which case there are no pieces.
-    pub fn finish_reading(&mut self, reading: &LaneReading, result: GatherResult, shed: Option<T>)
-    where
-        T: Default,
-    {
-        let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
-        lane.reading = false;
-        if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.needs_attention()) {
-            // It was paused during the reading, and its row may already say so.
-            lane.feed = Feed::Detached;
-            lane.drop_queue();
-            self.park_or_remove(&reading.lane);
-            return;
-        }
-        let attached = matches!(lane.feed, Feed::Attaching { .. });
-        if attached && result.complete {
-            lane.feed = Feed::Attached { since: reading.page };
-        } else {
-            lane.feed = Feed::Detached;
-            lane.drop_queue();
-            if result.complete {
-                // Too much was queued for it during the reading. What it read past the cursor may
-                // not be committed without the rest, so it reads again.
-                self.park_or_remove(&reading.lane);
-                return;
-            }
-        }
-        let page = if result.complete { reading.page } else { reading.cursor };
-        if let Some(results) = shed.filter(|_| result.complete) {
-            self.uncommitted_bytes += results.weight();
-            lane.done.push_back(FinishedWork { page, end: reading.tail.clone(), first: None, events: 0, results });
-        }
-        if result.pieces.is_empty() && !result.complete {
-            lane.done.push_back(FinishedWork { page, end: result.end, first: None, events: 0, results: T::default() });
-        }
-        for (index, (events, difference, end)) in result.pieces.into_iter().enumerate().rev() {
-            let attempts = if index == 0 { reading.attempts } else { 0 };
-            let work = LaneWork { page, difference, end, events, attempts };
-            lane.queued_bytes += work.weight();
-            lane.queue.push_front(work);
-        }
-        self.startable.push_back(reading.lane.clone());
-        self.park_or_remove(&reading.lane);
-    }
-
-    /// Replaces the pauses that operators or settings requested. Work under way ends normally, and
-    /// nothing more starts. A lane that waits without a pause continues: its row may have been
-    /// written after the pause was lifted. Parked lanes are visited only if the pauses have
-    /// changed.
-    pub fn pause(&mut self, pauses: Vec<Pause>) {
-        let changed = self.pauses.as_ref() != Some(&pauses);
-        let mut affected: Vec<LaneKey> = self.lanes.keys().cloned().collect();
-        self.pauses = Some(pauses);
-        for key in &affected {
-            let paused = self.is_paused(key);
-            let Some(lane) = self.lanes.get_mut(key).filter(|_| !paused) else { continue };
-            lane.stop.take_if(|stop| matches!(stop.state, LaneState::Paused(_)));
-            if let Some(row) = lane.row.as_mut().filter(|row| row.state == RowState::Paused) {
-                row.state = RowState::CatchingUp;
-            }
-        }
-        if changed {
-            let waits = |row: &LaneRow| row.state == RowState::Paused;
-            let differs = |key: &LaneKey, row: &LaneRow| self.is_paused(key) != waits(row);
-            let parked =
-                self.parked.iter().filter(|(key, lane)| lane.row.state != RowState::Blocked && differs(key, &lane.row));
-            let differing: Vec<(LaneKey, bool)> = parked.map(|(key, lane)| (key.clone(), waits(&lane.row))).collect();
-            for (key, waited) in differing {
-                if waited {
-                    self.parked.resume(&key);
-                } else {
-                    affected.push(key);
-                }
-            }
-        }
-        for key in &affected {
-            self.apply_pause(key);
-            self.park_or_remove(key);
-        }
-    }
-
-    /// Why the whole processor is paused, if it is.
-    pub fn paused(&self) -> Option<&Reason> {
-        self.pauses().find(|pause| pause.covers_processor()).map(|pause| &pause.reason)
-    }
-
-    fn pauses(&self) -> impl Iterator<Item = &Pause> {
-        self.pauses.iter().flatten()
-    }
-
-    /// Whether a pause of its tenant or key covers a lane.
-    fn is_paused(&self, key: &LaneKey) -> bool {
-        self.pauses().any(|pause| !pause.covers_processor() && pause.covers(key))
-    }
-
-    /// Why a lane is paused, if its tenant's own processor replaces this one.
-    fn replaced(&self, key: &LaneKey) -> Option<Reason> {
-        let replacement = self.pauses().find(|pause| pause.reason.class == REPLACED && pause.covers(key));
-        replacement.map(|pause| pause.reason.clone())
-    }
-
-    /// Stops a lane that is paused: it is left behind, with the pause as its reason.
-    fn apply_pause(&mut self, key: &LaneKey) {
-        let Some(pause) = self.pauses().find(|pause| !pause.covers_processor() && pause.covers(key)) else { return };
-        let (cursor, reason) = (self.cursor, pause.reason.clone());
-        if self.parked.get(key).is_some_and(|lane| lane.row.state.needs_attention()) {
-            return;
-        }
-        self.unpark(key);
-        let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
-        let waits = |state: &LaneState| matches!(state, LaneState::Blocked(_) | LaneState::Paused(_));
-        if lane.stop.as_ref().is_some_and(|stop| waits(&stop.state))
-            || lane.row.as_ref().is_some_and(|row| row.state.needs_attention())
-        {
-            return;
-        }
-        lane.stop = Some(LaneStop {
-            page: cursor,
-            state: LaneState::Paused(reason),
-            attempts: lane.row.as_ref().map_or(0, |row| row.attempts),
-            event_position: None,
-        });
-        lane.feed = Feed::Detached;
-        lane.drop_queue();
-    }
-
-    /// Resumes a waiting lane, on request or because a new version runs. It stays
-    /// stopped while a pause covers it.
-    pub fn resume(&mut self, key: &LaneKey) {
-        self.parked.resume(key);
-        if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
-            row.state = RowState::CatchingUp;
-        }
-        self.apply_pause(key);
     }
 
     /// Starts nothing more. Queued work stays undone.

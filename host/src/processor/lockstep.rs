@@ -31,7 +31,7 @@ struct Barrier {
 
 /// Whether a member may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LockstepTurn {
+pub enum LockstepTurn {
     /// No, until this member has committed more.
     Wait(ProcessorId),
     /// Yes: up to this snapshot, where another member is, or as far as the log goes.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::connections::CommitSession;
+use super::{connections::CommitSession, core::TermProgress};
 use crate::{
     db::{
         Error, Session, describe,
@@ -29,17 +29,6 @@ const LASTING: Duration = Duration::from_secs(60);
 /// Maximum time that the next term waits for an error to be written. 5 s: enough to read and write
 /// one row, and less than an unreachable database takes to fail.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The progress that a term has made so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TermProgress {
-    /// It has committed nothing yet, and has work left.
-    None,
-    /// It has committed something, and has work left.
-    Committed,
-    /// It has caught up: nothing is under way, unread, uncommitted or due.
-    CaughtUp,
-}
 
 /// Consecutive terms that ended with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -226,6 +226,8 @@ pub(super) const PURE: &[&str] = &[
     "plugins::reconciler::schedule",
     "plugins::retries",
     "plugins::startup",
+    "processor::attempts",
+    "processor::core",
     "processor::gather",
     "processor::in_flight",
     "processor::pressure",

@@ -1,20 +1,22 @@
 //! The loop's commits: the execution of a plan, and the effects of its outcome.
 //!
-//! One commit is under way at a time. A success is recorded by the tracker, the documents and the
-//! tenants' accounts. If the database rejects the data, the tracker looks for the lane that wrote
-//! it. Any other failure ends the term.
+//! One commit is under way at a time. A success is recorded by the core, the documents and the
+//! tenants' accounts. If the database rejects the data, the core looks for the lane that wrote it.
+//! Any other failure ends the term.
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{Engine, WorkResults};
 use crate::{
     failpoint,
-    model::ids::LaneKey,
+    model::{handler::BoxFuture, ids::LaneKey},
     processor::{
-        commit::{Commit, CommitError},
+        commit::{Commit, CommitError, Committer},
+        core::Input,
         in_flight::CommitPlan,
         lane::TermEnded,
         lane_checkpoints::LaneState,
@@ -23,6 +25,22 @@ use crate::{
     scheduler::Class,
     tenants::rates::{Cost, THROTTLED},
 };
+
+/// The commits of a term.
+pub(super) struct Commits<'a> {
+    pub(super) committer: Arc<Committer>,
+    pub(super) under_way: Option<BoxFuture<'static, CommitResult>>,
+    /// Whether the term has committed anything.
+    has_committed: &'a mut bool,
+    /// The number of dead letters that are not logged yet, and the time of the last log line.
+    pub(super) dead_letter_lines: (usize, Option<Instant>),
+}
+
+impl<'a> Commits<'a> {
+    pub(super) fn new(committer: Arc<Committer>, has_committed: &'a mut bool) -> Self {
+        Commits { committer, under_way: None, has_committed, dead_letter_lines: (0, None) }
+    }
+}
 
 /// A commit that has ended, with its plan.
 pub(super) struct CommitResult {
@@ -46,7 +64,7 @@ impl Engine<'_> {
         let bytes: usize = results.iter().map(|(_, results)| results.weight).sum();
         for (lane, results) in results.iter().filter(|(_, results)| results.weight > 0) {
             let part = took.mul_f64(results.weight as f64 / bytes as f64);
-            self.runner.scheduler.charge(&lane.tenant, self.class(lane), part);
+            self.runner.scheduler.charge(&lane.tenant, self.core.class(lane), part);
         }
     }
 
@@ -55,7 +73,7 @@ impl Engine<'_> {
         failpoint::hit("lanes.run");
         let handled: usize = plan.results.iter().map(|(_, results)| results.handled).sum();
         let report = self.report.take_if_due(handled);
-        let report = report.or_else(|| self.draining.is_some().then(|| self.report.flush(handled)));
+        let report = report.or_else(|| self.core.is_draining().then(|| self.report.flush(handled)));
         let unreported = if report.is_some() { 0 } else { handled };
         let mut marks = HashMap::new();
         let mut dead_letters = Vec::new();
@@ -67,8 +85,8 @@ impl Engine<'_> {
             sheds.extend(results.shed.iter().map(|shed| (lane.clone(), shed.clone())));
             changes.push((lane.clone(), results.changes.clone()));
         }
-        let (documents, committer) = (self.documents.clone(), self.committer.clone());
-        self.commit = Some(Box::pin(async move {
+        let (documents, committer) = (self.documents.of_term.clone(), self.commits.committer.clone());
+        self.commits.under_way = Some(Box::pin(async move {
             let began = Instant::now();
             let result = match documents.prepare(&changes).await {
                 Err(PrepareError::ForeignDocument(lane, why)) => Err(CommitFailure::ForeignDocument(lane, why)),
@@ -98,7 +116,7 @@ impl Engine<'_> {
         if !self.report.has_unreported() {
             return Ok(());
         }
-        let stored = self.in_flight.stored();
+        let stored = self.core.stored();
         let commit = Commit {
             from: stored,
             to: stored,
@@ -111,77 +129,62 @@ impl Engine<'_> {
             handled: 0,
             report: Some(&self.report.flush(0)),
         };
-        self.committer.commit(commit).await
+        self.commits.committer.commit(commit).await
     }
 
     /// Takes the outcome of a commit. Fails if the outcome ends the term.
-    pub(super) fn committed(&mut self, committed: CommitResult) -> Result<(), TermEnded> {
-        (self.state_changed, self.search) = (true, true);
+    pub(super) fn committed(&mut self, committed: CommitResult) -> Result<Input<WorkResults>, TermEnded> {
+        self.commits.under_way = None;
         let CommitResult { plan, marks, unreported, took, result } = committed;
         // A rejected commit is charged too: it kept the database as busy.
         self.charge(&plan.results, took);
         match result {
             Ok(writes) => {
-                *self.has_committed = true;
+                *self.commits.has_committed = true;
                 self.report.count(unreported);
                 let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
                 self.report.committed(took, handled);
-                self.documents.settle(writes, &marks);
-                let moved = plan.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint));
-                for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
+                self.documents.of_term.settle(writes, &marks);
+                for (lane, checkpoint) in plan.checkpoints() {
                     self.report_lane(lane, checkpoint);
                 }
                 self.report_dead_letters(&plan.results);
                 self.report_sheds(&plan.results);
                 self.count(&plan);
-                self.in_flight.committed(plan);
+                Ok(Input::Committed(plan))
             }
             Err(CommitFailure::ForeignDocument(lane, why)) => {
-                self.documents.unstage(&lane);
-                self.runner.code.current().handler.forget(&lane.tenant);
-                self.in_flight.rejected(plan, Some(lane), "malformed-output", &why);
+                Ok(Input::Rejected { plan, culprit: Some(lane), class: "malformed-output", why })
             }
             Err(CommitFailure::Commit(CommitError::Data(why))) => {
                 if plan.results.is_empty() {
                     return Err(anyhow::anyhow!("the database rejected a commit without results: {why}").into());
                 }
-                if let Some(culprit) = self.in_flight.rejected(plan, None, "refused-commit", &why) {
-                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database rejected the results of a lane; other lanes continue");
-                    self.documents.unstage(&culprit);
-                    self.runner.code.current().handler.forget(&culprit.tenant);
-                }
+                Ok(Input::Rejected { plan, culprit: None, class: "refused-commit", why })
             }
-            Err(CommitFailure::Commit(error)) => return Err(error.into()),
+            Err(CommitFailure::Commit(error)) => Err(error.into()),
         }
-        self.due = self.in_flight.next_due();
-        Ok(())
     }
 
-    /// Counts what a commit means for lanes and tenants.
-    fn count(&mut self, plan: &CommitPlan<WorkResults>) {
+    /// Counts what a commit means for tenants.
+    fn count(&self, plan: &CommitPlan<WorkResults>) {
+        let tenants = self.around.tenants;
         for (lane, results) in &plan.results {
             let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
             let spent = Cost { documents, bytes, ..Cost::default() };
-            self.tenants.charge(&lane.tenant, spent, |used| used.events += results.handled as u64);
+            tenants.charge(&lane.tenant, spent, |used| used.events += results.handled as u64);
         }
-        let moved = plan.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint));
-        for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
+        for (lane, checkpoint) in plan.checkpoints() {
             match &checkpoint.state {
-                LaneState::Blocked(reason) => self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason)),
+                LaneState::Blocked(reason) => tenants.count(&lane.tenant, |used| used.failed(self.id, reason)),
                 // A tenant that is throttled has not failed.
                 LaneState::Retrying { reason, .. } if reason.class != THROTTLED => {
-                    self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason));
+                    tenants.count(&lane.tenant, |used| used.failed(self.id, reason));
                 }
                 _ => {}
             }
-            if checkpoint.state == LaneState::CatchingUp {
-                self.behind_since.entry(lane.clone()).or_insert_with(Instant::now);
-            } else {
-                self.behind_since.remove(lane);
-            }
         }
         for (lane, _) in &plan.rejoined {
-            self.behind_since.remove(lane);
             // The lane has done the work that caused its tenant's debt.
             for class in [Class::Live, Class::CatchUp] {
                 self.runner.scheduler.forgive(&lane.tenant, class);

@@ -1,8 +1,8 @@
 //! Log lines of the loop about lanes, dead letters and shed events.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{DEAD_LETTER_LOG_INTERVAL, Engine, WorkResults};
+use super::{Engine, WorkResults};
 use crate::{
     model::{
         handler::{LogRoom, Reason},
@@ -18,6 +18,8 @@ use crate::{
 /// Approximate bytes of a log line about a stopped lane without names and reason: time, level,
 /// position and remedy.
 const LINE: usize = 150;
+/// Time between two log lines about dead letters. A plugin may skip every event.
+const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Engine<'_> {
     /// Logs the state of a lane once it is committed.
@@ -74,7 +76,7 @@ impl Engine<'_> {
     /// show them.
     pub(super) fn report_dead_letters(&mut self, results: &[(LaneKey, WorkResults)]) {
         let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
-        let (pending, last) = &mut self.dead_letter_lines;
+        let (pending, last) = &mut self.commits.dead_letter_lines;
         *pending += letters.clone().count();
         let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
         if last.is_none_or(|last| last.elapsed() >= DEAD_LETTER_LOG_INTERVAL) {

@@ -62,6 +62,14 @@ pub struct CommitPlan<T> {
     pub(super) suspects: bool,
 }
 
+impl<T> CommitPlan<T> {
+    /// The new and the changed rows.
+    pub fn checkpoints(&self) -> impl Iterator<Item = (&LaneKey, &LaneCheckpoint)> {
+        let left = self.left.iter().map(|(lane, checkpoint)| (lane, checkpoint));
+        left.chain(self.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint)))
+    }
+}
+
 impl<T: Weighted> InFlight<T> {
     /// The commit to make now, if there is one. It takes everything that is finished, once all
     /// lanes have finished or patience has ended. With `store` it also stores progress past events

@@ -1,0 +1,74 @@
+//! What operators decide about the processor: pauses, and lanes that are resumed. Pure.
+
+use std::time::{Duration, Instant};
+
+use super::{Command, Core, Now, Surroundings};
+use crate::{
+    model::ids::LaneKey,
+    processor::{in_flight::Weighted, pauses::Pause},
+};
+
+/// Time between two reads of operators' decisions.
+const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Operators' decisions, as of the last read.
+pub(super) struct Operators {
+    /// Their pauses.
+    pauses: Vec<Pause>,
+    /// The number of changes of tenants' own processors that were applied.
+    pub(super) replaced: u64,
+    /// When their decisions were last read; none before the first time.
+    read_at: Option<Instant>,
+    /// Whether they may have decided something since then.
+    pub(super) changed: bool,
+}
+
+impl Operators {
+    pub(super) fn new() -> Self {
+        Operators { pauses: Vec::new(), replaced: 0, read_at: None, changed: true }
+    }
+
+    /// How long until their decisions are read again; none if nothing has changed.
+    pub(super) fn due(&self, now: Now) -> Option<Duration> {
+        let since = self.read_at.map_or(Duration::MAX, |read| now.since(read));
+        self.changed.then(|| DECISIONS_INTERVAL.saturating_sub(since))
+    }
+}
+
+impl<T: Weighted + Default> Core<T> {
+    /// The read of pauses that must come before anything starts. Changes of tenants' own processors
+    /// are not applied during a commit: it may write rows of lanes that waited when it began.
+    pub(super) fn read_pauses(&self, around: &impl Surroundings) -> Option<Command<T>> {
+        if self.operators.read_at.is_none() {
+            return Some(Command::ReadDecisions);
+        }
+        (!self.commits.under_way && around.has_other_replacements()).then_some(Command::ReadReplacements)
+    }
+
+    /// Takes operators' decisions.
+    pub(super) fn decided(
+        &mut self,
+        pauses: Vec<Pause>,
+        of_tenants: Vec<Pause>,
+        replaced: u64,
+        resumed: &[LaneKey],
+        more: bool,
+        now: Now,
+    ) {
+        (self.operators.read_at, self.operators.changed) = (Some(now.mono), more);
+        self.operators.pauses = pauses;
+        // A lane that was resumed may still be paused.
+        self.replaced(of_tenants, replaced);
+        for lane in resumed {
+            self.in_flight.resume(lane);
+        }
+        self.lane_reads.due = self.in_flight.next_due();
+    }
+
+    /// Takes the pauses of settings and of tenants' own processors, and applies all pauses.
+    pub(super) fn replaced(&mut self, of_tenants: Vec<Pause>, replaced: u64) {
+        (self.state_changed, self.lane_reads.search) = (true, true);
+        self.operators.replaced = replaced;
+        self.in_flight.pause(self.operators.pauses.iter().cloned().chain(of_tenants).collect());
+    }
+}

@@ -1,0 +1,104 @@
+//! The loop's runs of lanes, and their results until they are committed.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use futures_util::stream::FuturesUnordered;
+use lru::LruCache;
+
+use super::{Engine, now};
+use crate::{
+    model::{handler::BoxFuture, ids::LaneKey},
+    processor::{
+        commit::DeadLetter,
+        core::Input,
+        in_flight::{LaneWork, Weighted},
+        lane::{Outcome, TermEnded},
+        shed::Shed,
+    },
+    projections::documents::Changes,
+    scheduler::{Class, UncommittedBytes},
+    tenants::rates::Cost,
+};
+
+/// Lanes whose cost per event is remembered.
+const REMEMBERED_COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// The runs of a term.
+pub(super) struct Runs {
+    pub(super) under_way: FuturesUnordered<BoxFuture<'static, RunResult>>,
+    /// The recent cost per event of each lane.
+    costs: LruCache<LaneKey, Duration>,
+}
+
+/// A run that has ended: its lane, its work, and the outcome.
+pub(super) type RunResult = (LaneKey, LaneWork, Result<Outcome, TermEnded>);
+
+impl Runs {
+    pub(super) fn new() -> Self {
+        Runs { under_way: FuturesUnordered::new(), costs: LruCache::new(REMEMBERED_COSTS) }
+    }
+}
+
+/// The result of a piece of work that waits for its commit.
+#[derive(Debug, Default)]
+pub(in crate::processor) struct WorkResults {
+    /// Shared with the commit that writes them, because they are needed again if it is rejected.
+    pub(super) changes: Arc<Changes>,
+    pub(super) dead_letters: Vec<DeadLetter>,
+    /// What was shed instead of being handled.
+    pub(super) shed: Option<Shed>,
+    pub(super) handled: usize,
+    /// The last staging of documents that it includes.
+    pub(super) mark: u64,
+    /// Bytes of its documents and dead letters.
+    pub(super) weight: usize,
+    /// Counts these bytes against the tenant's bound.
+    _counted: Option<UncommittedBytes>,
+}
+
+impl WorkResults {
+    /// The results of events that were shed.
+    pub(super) fn shed(shed: Shed) -> Self {
+        WorkResults { shed: Some(shed), ..WorkResults::default() }
+    }
+}
+
+impl Weighted for WorkResults {
+    fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+impl Engine<'_> {
+    /// Starts a run.
+    pub(super) fn start_run(&mut self, lane: LaneKey, work: LaneWork, class: Class) {
+        let (runner, documents) = (self.runner.clone(), self.documents.of_term.clone());
+        let cost = self.runs.costs.get(&lane).copied();
+        self.runs.under_way.push(Box::pin(async move {
+            let result = runner.run(&lane, class, &work.events, work.attempts, cost, documents).await;
+            (lane, work, result)
+        }));
+    }
+
+    /// Takes the outcome of a run. Fails if the run ended the term.
+    pub(super) fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
+        let Outcome { handled, changes, dead_letters, stop, cost, meter } = result?;
+        if let Some(cost) = cost {
+            self.runs.costs.put(lane.clone(), cost);
+        }
+        let (cpu, waited) = (meter.cpu(), meter.waited());
+        self.report.computed(cpu);
+        self.around.tenants.charge(&lane.tenant, Cost { cpu, ..Cost::default() }, |used| {
+            used.waited += waited;
+        });
+        let mark = self.documents.of_term.stage(&changes);
+        let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
+        let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
+        let weight = documents.chain(letters).sum();
+        let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
+        let results =
+            WorkResults { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
+        self.core.on(Input::Ran { lane, work, handled, stop, results }, now(), &self.around);
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! A piece of a lane's work, and its end. Pure.
+
+use std::sync::Arc;
+
+use crate::{
+    model::{
+        cursor::{Difference, Progress},
+        event::Event,
+    },
+    processor::lane_checkpoints::LaneState,
+};
+
+/// The number of a page, counted from the beginning of the term.
+pub type PageNumber = u64;
+
+/// Events of one lane, to handle in order.
+#[derive(Clone, Debug)]
+pub struct LaneWork {
+    /// The first page at which it may be committed.
+    pub page: PageNumber,
+    /// The difference that contains the events.
+    pub difference: Difference,
+    /// The lane's progress after all of them.
+    pub end: Progress,
+    /// Ordered by position; never empty.
+    pub events: Vec<Arc<Event>>,
+    /// Earlier attempts at the first event.
+    pub attempts: u32,
+}
+
+impl LaneWork {
+    /// The lane's progress after the first `handled` events; none if there are none.
+    pub(super) fn progress_after(&self, handled: usize) -> Option<Progress> {
+        match handled {
+            0 => None,
+            n if n == self.events.len() => Some(self.end.clone()),
+            n => Some(self.difference.handled_up_to(self.events[n - 1].position)),
+        }
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        self.events.iter().map(|event| event.weight()).sum()
+    }
+}
+
+/// The end of a piece of work.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// Everything up to the last handled event is done; the rest continues later.
+    Handled,
+    /// The lane stops before the next event.
+    Stopped(LaneState),
+}
+
+/// The result of a piece of work.
+pub trait Weighted {
+    /// Bytes held until the commit; 0 for the default value.
+    fn weight(&self) -> usize;
+}
