@@ -38,6 +38,7 @@ mod shed;
 pub mod status;
 pub mod term;
 mod term_errors;
+mod terms;
 
 use std::{
     sync::Arc,
@@ -69,6 +70,7 @@ use pressure::Strategy;
 use report::{Instances, Reporter};
 use term::Term;
 use term_errors::TermErrors;
+use terms::Terms;
 
 /// The settings of all processors.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -119,12 +121,6 @@ impl Default for Config {
         }
     }
 }
-
-/// The first and the longest delay before the next term. It doubles with each term that ends early.
-const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// The longest delay while terms end early although each committed something. 500 ms: the cause may
-/// persist, and each term opens some connections to the database.
-const NEXT_TERM_COMMITTED: Duration = Duration::from_millis(500);
 
 /// Maximum time to record that a processor has ended. 500 ms: half of the second within which a
 /// host should end.
@@ -191,15 +187,6 @@ pub struct Processor {
     fence: Option<Fence>,
 }
 
-/// The delay before the next term, given the last delay and the last term.
-fn next_term(delay: Duration, lasted: Duration, committed: bool) -> Duration {
-    // A long term does not count as a failed attempt.
-    if lasted > NEXT_TERM.1 {
-        return NEXT_TERM.0;
-    }
-    (delay * 2).min(if committed { NEXT_TERM_COMMITTED } else { NEXT_TERM.1 })
-}
-
 impl Processor {
     /// A registered processor, and a watch on its state. All processors of a host are made before
     /// the first of them runs, because lockstep waits for all of its members.
@@ -261,7 +248,7 @@ impl Processor {
     /// Runs one term after another until it is asked to stop. Fails only if another host holds the
     /// lock.
     async fn follow(&mut self, stop: &mut Stop) -> anyhow::Result<()> {
-        let mut pause = NEXT_TERM.0;
+        let mut terms = Terms::default();
         loop {
             let began = Instant::now();
             let Err(TermEnded(error)) = self.term(stop).await else { return Ok(()) };
@@ -285,10 +272,10 @@ impl Processor {
                 () = stop.drain() => return Ok(()),
                 () = self.errors.store(&self.shared.connections.commits, &self.spec.id) => {}
             }
-            pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.has_committed));
+            let delay = terms.ended(began.elapsed(), std::mem::take(&mut self.has_committed));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(delay) => {}
             }
         }
     }
@@ -322,20 +309,5 @@ impl Processor {
         let state = &self.state;
         let Shared { wakeups, decisions, .. } = &mut self.shared;
         engine.run(wakeups, decisions, stop, |now| _ = state.send_replace(now)).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_while_terms_end_early_even_if_they_commit() {
-        let early = Duration::from_millis(20);
-        let after =
-            |terms: u32, committed: bool| (0..terms).fold(NEXT_TERM.0, |pause, _| next_term(pause, early, committed));
-        assert_eq!(after(1, true), Duration::from_millis(100));
-        assert_eq!((after(9, true), after(9, false)), (NEXT_TERM_COMMITTED, NEXT_TERM.1));
-        assert_eq!(next_term(NEXT_TERM.1, Duration::from_secs(6), false), NEXT_TERM.0);
     }
 }

@@ -232,6 +232,7 @@ pub(super) const PURE: &[&str] = &[
     "processor::in_flight",
     "processor::pressure",
     "processor::retry",
+    "processor::terms",
     "projections::documents::slow",
     "rehearsal::batching",
     "rehearsal::compare",
