@@ -25,7 +25,10 @@ use crate::{
     admin,
     model::nearest::nearest,
     plugins,
-    processor::{self, connections, pressure},
+    processor::{
+        self, connections,
+        settings::{self, ProcessorSettings},
+    },
     sandbox::{Limits, compile},
     scheduler, telemetry, tenants,
 };
@@ -56,7 +59,7 @@ pub struct Config {
     /// Settings of individual processors, by id. `[processors.orders]` is for the processor with
     /// exactly that id. A tenant's own processor is named in full, as in
     /// `[processors."acme/orders"]`, so that no tenant gets a setting meant for another processor.
-    pub processors: BTreeMap<String, pressure::PressureSettings>,
+    pub processors: BTreeMap<String, ProcessorSettings>,
     /// Guest threads and how they are shared.
     pub scheduler: scheduler::Config,
     /// Limits of guests.
@@ -199,7 +202,7 @@ impl Config {
         for (name, tenant) in &self.tenants {
             tenant.check(name)?;
         }
-        pressure::check(&self.processors)?;
+        settings::check(&self.processors)?;
         self.rollout.check()?;
         self.metrics.check()?;
         self.scheduler.check()
@@ -273,7 +276,8 @@ impl Layers {
 fn set_value(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
     let known: Vec<_> =
         keys().into_iter().chain(named::keys(named::parts(key).map_or("NAME", |[_, name, _]| name))).collect();
-    let Some((_, default)) = known.iter().find(|(known, _)| known == key) else {
+    let listed = named::listed(key);
+    let Some((_, default)) = known.iter().find(|(known, _)| *known == listed) else {
         let near = nearest(key, known.iter().map(|(key, _)| key.clone()));
         return Err(format!("no such setting `{key}`; the nearest is {near}"));
     };
@@ -292,7 +296,7 @@ fn set_value(table: &mut toml::Table, key: &str, text: &str) -> Result<(), Strin
         _ => toml::Value::String(text.into()),
     };
     let mut at = table;
-    let parts = named::parts(key).map_or_else(|| key.split('.').collect(), Vec::from);
+    let parts = named::path(key).unwrap_or_else(|| key.split('.').collect());
     let mut parts = parts.into_iter().peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
@@ -351,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_processor_has_settings_of_its_own() {
-        use pressure::Strategy;
+        use processor::pressure::Strategy;
         let file =
             "[processors.cart-summary]\nback-pressure = \"pause\"\n[processors.log]\nback-pressure = \"lockstep\"\n";
         let environment = [("SANDMILL_PROCESSORS_CART_SUMMARY_SHED_AFTER_EVENTS", "7")];
@@ -378,6 +382,39 @@ mod tests {
             variable.ends_with("no such setting; the nearest is SANDMILL_PROCESSORS_NAME_BACK_PRESSURE"),
             "{variable}"
         );
+    }
+
+    #[test]
+    fn a_processor_has_a_failure_policy_of_its_own() {
+        let file = "[processors.orders.failures]\nattempts = 2\n[processors.orders.failures.\"plugin:a.b\"]\nthen = \"stop\"\n";
+        let environment = [("SANDMILL_PROCESSORS_ORDERS_FAILURES_CPU_LIMIT_FIRST_MS", "700")];
+        let flags = [
+            "processors.orders.failures.trap.then=dead-letter",
+            "processors.orders.failures.plugin:a.b.attempts=5",
+            "processors.acme.eu/orders.failures.longest-s=60",
+        ];
+        let config = load(Some(file), &environment, &flags).unwrap();
+        let expected = "attempts = 2\n[cpu-limit]\nfirst-ms = 700\n[trap]\nthen = 'dead-letter'\n['plugin:a.b']\nattempts = 5\nthen = 'stop'";
+        assert_eq!(config.processors["orders"].failures, toml::from_str(expected).unwrap());
+        assert_eq!(config.processors["acme.eu/orders"].failures, toml::from_str("longest-s = 60").unwrap());
+
+        let error = |file: Option<&str>, flags: &[&str]| load(file, &[], flags).unwrap_err().to_string();
+        assert_eq!(
+            error(None, &["processors.orders.failures.tarp.attempts=2"]),
+            "--set processors.orders.failures.tarp.attempts=2: no such setting `processors.orders.failures.tarp.attempts`; \
+             the nearest is processors.orders.failures.trap.attempts"
+        );
+        for (flag, problem) in [
+            ("processors.orders.failures.trap.attempts=0", "attempts = 0 is out of range; use 1 to 1000000"),
+            ("processors.orders.failures.then=park-stream", "then = `park-stream` is unknown"),
+            ("processors.orders.failures.plugin:.attempts=2", "names no code of a plugin"),
+        ] {
+            let error = error(None, &[flag]);
+            assert!(error.contains(problem) && error.contains("processors.orders.failures"), "{error}");
+        }
+        let typo = error(Some("[processors.orders.failures.trap]\nattemps = 2\n"), &[]);
+        assert!(typo.starts_with("FILE: ") && typo.contains("line 2"), "{typo}");
+        assert!(typo.contains("unknown key of failures `attemps`; the nearest is `attempts`"), "{typo}");
     }
 
     #[test]

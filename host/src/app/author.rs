@@ -114,7 +114,8 @@ pub async fn test(
     let Some(examined) = examine(&sandbox, &request.file, &mut interrupted).await? else { return Ok(None) };
     let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", request.file.display()))?);
     let spec = manifest.apply_to(plugin.descriptor(), None);
-    let code = SwappableCode::new(CodeVersion::new(plugin.digest(), plugin.clone(), spec.max_batch_size));
+    let version = CodeVersion::new(plugin.digest(), plugin.clone(), spec.max_batch_size).under_test();
+    let code = SwappableCode::new(version);
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let runner = Runner::new(&spec, Arc::new(code), scheduler);
     let test = PluginTest {

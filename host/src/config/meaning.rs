@@ -7,12 +7,13 @@
 use super::named;
 
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 11] = [
+const SOURCES: [(&str, &str, &str); 12] = [
     ("", "Config", include_str!("../config.rs")),
     ("log", "Config", include_str!("../telemetry.rs")),
     ("metrics", "Config", include_str!("../admin.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
-    ("processors", "PressureSettings", include_str!("../processor/pressure.rs")),
+    ("processors", "ProcessorSettings", include_str!("../processor/settings.rs")),
+    ("failures", "FailureRule", include_str!("../processor/policy/settings.rs")),
     ("scheduler", "Config", include_str!("../scheduler/config.rs")),
     ("limits", "Limits", include_str!("../sandbox/limits.rs")),
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
@@ -23,7 +24,10 @@ const SOURCES: [(&str, &str, &str); 11] = [
 
 /// The meaning of a setting, without the full stop; empty if its field has no doc comment.
 pub(super) fn meaning(key: &str) -> String {
-    let of_named = named::parts(key).map(|[group, _, name]| (group, name));
+    let of_named = named::parts(key).map(|[group, _, setting]| match setting.rsplit_once('.') {
+        Some((_, of_failures)) => ("failures", of_failures),
+        None => (group, setting),
+    });
     let (group, name) = of_named.or(key.rsplit_once('.')).unwrap_or(("", key));
     let source = SOURCES.iter().find(|(known, ..)| *known == group);
     let comment = source.and_then(|(_, holder, text)| doc_comment(text, holder, &name.replace('-', "_")));

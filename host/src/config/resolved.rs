@@ -67,7 +67,7 @@ impl Resolved {
     pub fn settings(&self) -> Vec<Setting> {
         let mut defaults: BTreeMap<_, _> = keys().into_iter().collect();
         let named = self.config.processors.keys().chain(self.config.tenants.keys());
-        defaults.extend(named.flat_map(|name| named::keys(name)));
+        defaults.extend(named.flat_map(|name| named::defaults(name)));
         // All settings can be represented in JSON.
         let json = |value: Option<&toml::Value>| serde_json::to_value(value).unwrap_or_default();
         let mut settings: Vec<Setting> = leaves(&self.config)

@@ -11,6 +11,9 @@
 //! [limits]                 # override the host's limits of the same names; in a tenant's
 //!                          # folder only lower values are allowed
 //! cpu-ms = 5000
+//! [failures.load]          # what happens to events that cannot be handled, by class or family of
+//! attempts = 20            # the failure; see `processor::policy`. The host's settings for the
+//! then = "dead-letter"     # processor take precedence
 //! [settings]               # values that the plugin can read: strings, numbers, true and false
 //! currency = "EUR"
 //! [tenants.acme.settings]  # override the above for one tenant; not in a tenant's folder
@@ -39,6 +42,7 @@ use crate::{
         spec::{Descriptor, ProcessorSpec},
         text,
     },
+    processor::policy::FailureSettings,
     sandbox::Limits,
 };
 
@@ -67,6 +71,8 @@ pub struct Manifest {
     pub dry_run: bool,
     /// Settings for the plugin to read.
     pub settings: PluginSettings,
+    /// What happens to events that the plugin cannot handle.
+    pub failures: FailureSettings,
     limits: BTreeMap<String, u64>,
 }
 
@@ -79,6 +85,7 @@ struct ManifestToml {
     on_change: OnChange,
     dry_run: Option<bool>,
     limits: LimitsToml,
+    failures: FailureSettings,
     settings: BTreeMap<String, toml::Value>,
 }
 
@@ -143,14 +150,16 @@ struct LimitsToml {
 impl Default for Manifest {
     fn default() -> Self {
         let (on_change, settings, limits) = (OnChange::default(), PluginSettings::default(), BTreeMap::new());
-        Manifest { tenants: None, max_batch_size: None, on_change, dry_run: true, settings, limits }
+        let failures = FailureSettings::default();
+        Manifest { tenants: None, max_batch_size: None, on_change, dry_run: true, settings, failures, limits }
     }
 }
 
 /// The longest shown error of a manifest, bytes.
 const ERROR_BYTES: usize = 2_048;
 
-const KEYS: [&str; 7] = ["tenants", "only-tenants", "max-batch-size", "on-change", "dry-run", "limits", "settings"];
+const KEYS: [&str; 8] =
+    ["tenants", "only-tenants", "max-batch-size", "on-change", "dry-run", "limits", "failures", "settings"];
 const LIMITS: [&str; 10] = [
     "memory-mib",
     "plugin-memory-mib",
@@ -225,9 +234,9 @@ impl Manifest {
             of.log_line_bytes,
         ];
         let limits = LIMITS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_string(), value?)));
-        let (max_batch_size, on_change) = (written.max_batch_size, written.on_change);
-        let dry_run = written.dry_run.unwrap_or(true);
-        Ok(Manifest { tenants, max_batch_size, on_change, dry_run, settings, limits: limits.collect() })
+        let ManifestToml { max_batch_size, on_change, failures, .. } = written;
+        let (dry_run, limits) = (written.dry_run.unwrap_or(true), limits.collect());
+        Ok(Manifest { tenants, max_batch_size, on_change, dry_run, settings, failures, limits })
     }
 
     /// The host's limits, overridden by the manifest's.
@@ -434,6 +443,12 @@ mod tests {
         assert!(typo.contains("line 3") && typo.ends_with("The nearest key is cpu-ms."), "{typo}");
         let typo = error("tenant = ['a']");
         assert!(typo.contains("line 1") && typo.ends_with("The nearest key is tenants."), "{typo}");
+        let typo = error("[failures.trap]\nattempts = 3\nthen = 'dead-leter'");
+        assert!(typo.starts_with("line 3: ") && typo.contains("the nearest is `dead-letter`"), "{typo}");
+        let typo = error("[limits]\ncpu-ms = 5\n\n[failures.tarp]\nattempts = 3");
+        assert!(typo.starts_with("line 4: ") && typo.contains("the nearest is `trap`"), "{typo}");
+        let typo = error("[failure]\nattempts = 3");
+        assert!(typo.contains("line 1") && typo.ends_with("The nearest key is failures."), "{typo}");
         assert!(error("on-change = 'rebuild'").contains("`refuse`"), "{}", error("on-change = 'rebuild'"));
         assert!(error("tenants = []").contains("omit it"));
         assert!(error("tenants = ['a b']").starts_with("tenants: "));

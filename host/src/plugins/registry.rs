@@ -30,6 +30,7 @@ use crate::{
         lane::Runner,
         lane_checkpoints, pressure,
         registration::{self, Registration, RegistrationError},
+        settings::ProcessorSettings,
     },
     rollout::{dry_run::DryRunSession, state::RolloutEvent},
     scheduler::Scheduler,
@@ -41,7 +42,7 @@ use crate::{
 pub struct Registry {
     shared: Shared,
     scheduler: Scheduler,
-    pressures: BTreeMap<String, pressure::PressureSettings>,
+    settings: BTreeMap<String, ProcessorSettings>,
     members: BTreeMap<ProcessorId, Member>,
     tasks: Group,
     dry_run_session: Arc<Mutex<Option<DryRunSession>>>,
@@ -57,12 +58,12 @@ pub struct SwapReport {
 }
 
 impl Registry {
-    /// An empty registry. `pressures` are the back-pressure settings of individual processors.
-    pub fn new(shared: Shared, scheduler: Scheduler, pressures: BTreeMap<String, pressure::PressureSettings>) -> Self {
+    /// An empty registry. `settings` are those of individual processors.
+    pub fn new(shared: Shared, scheduler: Scheduler, settings: BTreeMap<String, ProcessorSettings>) -> Self {
         Registry {
             shared,
             scheduler,
-            pressures,
+            settings,
             members: BTreeMap::new(),
             tasks: Group::default(),
             dry_run_session: Arc::default(),
@@ -76,7 +77,7 @@ impl Registry {
 
     /// Ids that have settings but no running processor.
     pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
-        self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
+        self.settings.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
 
     /// Sets the tenants' own processors. While one is in the set, its tenant's lanes wait in the
@@ -112,7 +113,7 @@ impl Registry {
 
     /// Whether the settings keep the processor of this id in lockstep with others.
     pub fn is_lockstep(&self, id: &str) -> bool {
-        self.pressures.get(id).is_some_and(|settings| settings.back_pressure == pressure::Strategy::Lockstep)
+        self.settings.get(id).is_some_and(|settings| settings.back_pressure == pressure::Strategy::Lockstep)
     }
 
     /// Dry runs of candidates against the running versions, on `events` events each. `files` are
@@ -156,14 +157,14 @@ impl Registry {
             }
             announce(&version);
             let id = version.spec.id.clone();
-            let code = Arc::new(SwappableCode::new(version.version()));
+            let settings = self.settings.get(id.as_str()).cloned().unwrap_or_default();
+            let code = Arc::new(SwappableCode::new(version.version(&settings.failures)));
             let runner = Runner {
                 deferred: Some(self.shared.pages.deferred()),
                 ..Runner::new(&version.spec, code.clone(), self.scheduler.clone())
             };
-            let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let RunnableVersion { spec, plugin, manifest, provenance, .. } = version;
-            let (processor, state) = Processor::new(spec.clone(), runner, self.shared.clone(), pressure);
+            let (processor, state) = Processor::new(spec.clone(), runner, self.shared.clone(), settings.pressure());
             processors.push((id.clone(), processor));
             let member = Member::new(plugin, spec, (manifest, provenance), state, code);
             self.members.insert(id, member);
@@ -187,7 +188,8 @@ impl Registry {
         }
         registration::register(session, &self.shared.tenants, next.registration()).await?;
         announce(&next);
-        Ok(self.exchange(session, next.into()).await)
+        let next = self.member_version(next);
+        Ok(self.exchange(session, next).await)
     }
 
     /// Restores the previous version of a processor from memory. None if there is none.
@@ -213,7 +215,15 @@ impl Registry {
             return Ok(None);
         }
         let plugin = former.plugin.clone();
-        self.restore(session, &plugin, former.into()).await
+        let former = self.member_version(former);
+        self.restore(session, &plugin, former).await
+    }
+
+    /// A version under the settings of its processor.
+    fn member_version(&self, version: RunnableVersion) -> MemberVersion {
+        let settings = self.settings.get(version.spec.id.as_str());
+        let failures = settings.map(|settings| settings.failures.clone()).unwrap_or_default();
+        MemberVersion::new(version, &failures)
     }
 
     async fn restore(

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use super::manifest::Manifest;
 use crate::{
     model::{handler::Handler, spec::ProcessorSpec},
-    processor::{code::CodeVersion, registration::Registration},
+    processor::{
+        code::CodeVersion,
+        policy::{FailurePolicy, FailureSettings},
+        registration::Registration,
+    },
 };
 
 /// A version of a processor's code that is ready to run.
@@ -48,7 +52,9 @@ impl RunnableVersion {
         Registration { spec, plugin, digest, adopts: manifest.adopts() }
     }
 
-    pub(super) fn version(&self) -> CodeVersion {
-        CodeVersion::new(&*self.digest, self.handler.clone(), self.spec.max_batch_size)
+    /// The version of the code, under the operator's settings for failures of the processor.
+    pub(super) fn version(&self, operator: &FailureSettings) -> CodeVersion {
+        let policy = FailurePolicy::new(operator.clone(), self.manifest.failures.clone());
+        CodeVersion::new(&*self.digest, self.handler.clone(), self.spec.max_batch_size).with_policy(policy)
     }
 }

@@ -5,19 +5,20 @@
 //! lost, and each event is handled by exactly one version. Effects are committed as before, no
 //! matter which version returned them.
 //!
-//! A [`CodeVersion`] counts what it does. The record of a swap and the probation of a new version
-//! are based on these counts.
+//! A [`CodeVersion`] includes its failure policy, so that a swap replaces both at once. It counts
+//! what it does. The record of a swap and the probation of a new version are based on these counts.
 
 use std::{
     collections::{HashSet, VecDeque},
     hash::BuildHasher,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use super::policy::FailurePolicy;
 use crate::model::{
     event::Batch,
     handler::{Handler, Reason},
@@ -63,6 +64,9 @@ pub struct CodeVersion {
     pub handler: Arc<dyn Handler>,
     /// Maximum number of events in one call.
     pub batch_events: usize,
+    /// What happens to events that it cannot handle.
+    pub policy: FailurePolicy,
+    on_probation: AtomicBool,
     calls: AtomicUsize,
     events: AtomicU64,
     first: AtomicI64,
@@ -71,14 +75,15 @@ pub struct CodeVersion {
     lanes: Mutex<VersionLanes>,
 }
 
-/// Lanes that a version has blocked or taken over.
+/// Lanes that a version has failed or taken over. It fails a lane if it blocks it, or if its policy
+/// sets aside one of the lane's events.
 #[derive(Default)]
 struct VersionLanes {
     /// Lanes that were blocked before the version began, as [hashes](hash): their failures do not
     /// count against it. There may be very many. Two lanes have the same hash with a probability of
     /// 1 in 2^64.
     exempt: HashSet<u64, foldhash::fast::RandomState>,
-    /// All lanes that it has blocked, exempt or not, as hashes.
+    /// All lanes that it has failed, exempt or not, as hashes.
     failed: HashSet<u64, foldhash::fast::RandomState>,
     /// The last of them by name.
     failed_last: VecDeque<LaneKey>,
@@ -102,7 +107,8 @@ pub struct VersionStats {
     pub positions: Option<(i64, i64)>,
     /// When its first call began.
     pub began: Option<Instant>,
-    /// Lanes that it has blocked and that were not blocked before.
+    /// Lanes that it has failed and that were not blocked before: it blocked them, or its policy set
+    /// aside one of their events.
     pub failed: usize,
     /// Why the last of them failed.
     pub reason: Option<Reason>,
@@ -114,12 +120,14 @@ pub struct VersionStats {
 }
 
 impl CodeVersion {
-    /// A version that has done nothing yet.
+    /// A version that has done nothing yet, with the default policy.
     pub fn new(digest: impl Into<Arc<str>>, handler: Arc<dyn Handler>, batch_events: Option<u32>) -> Self {
         CodeVersion {
             digest: digest.into(),
             handler,
             batch_events: batch_events.map_or(usize::MAX, |most| (most as usize).max(1)),
+            policy: FailurePolicy::default(),
+            on_probation: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             events: AtomicU64::new(0),
             first: AtomicI64::new(i64::MAX),
@@ -127,6 +135,27 @@ impl CodeVersion {
             began: OnceLock::new(),
             lanes: Mutex::default(),
         }
+    }
+
+    /// The version with another policy.
+    pub fn with_policy(self, policy: FailurePolicy) -> Self {
+        CodeVersion { policy, ..self }
+    }
+
+    /// The version for a test or a dry run, where it stops at each failure.
+    pub fn under_test(self) -> Self {
+        self.set_on_probation(true);
+        self
+    }
+
+    /// Whether it is on trial or under test, and so stops at each failure.
+    pub fn is_on_probation(&self) -> bool {
+        self.on_probation.load(Relaxed)
+    }
+
+    /// Begins or ends its trial.
+    pub fn set_on_probation(&self, on_probation: bool) {
+        self.on_probation.store(on_probation, Relaxed);
     }
 
     fn lanes(&self) -> MutexGuard<'_, VersionLanes> {
@@ -139,7 +168,7 @@ impl CodeVersion {
         self.lanes().exempt.extend(lanes.into_iter().map(|lane| hash(&lane)));
     }
 
-    /// The last lanes, at most a thousand, that this version has blocked and another has not.
+    /// The last lanes, at most a thousand, that this version has failed and another has not.
     pub fn blocked_unlike(&self, other: &CodeVersion) -> Vec<LaneKey> {
         let failed: Vec<LaneKey> = self.lanes().failed_last.iter().cloned().collect();
         let others = other.lanes();
@@ -190,7 +219,7 @@ impl CodeVersion {
         }
     }
 
-    /// Records that it has blocked a lane.
+    /// Records that it has blocked a lane, or that its policy has set aside one of the lane's events.
     pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
         let mut lanes = self.lanes();
         let hash = hash(lane);

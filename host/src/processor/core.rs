@@ -27,7 +27,7 @@ use operators::Operators;
 use reads::{LaneReads, Tail};
 
 use super::{
-    ProcessorState, attempts,
+    ProcessorState,
     gather::GatherResult,
     in_flight::{CommitPlan, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, Weighted},
     lane::RunStop,
@@ -35,7 +35,6 @@ use super::{
     lockstep::LockstepTurn,
     pauses::Pause,
     pressure::PressureSettings,
-    retry,
 };
 use crate::{
     consumer::pages::PageScale,
@@ -133,6 +132,8 @@ pub enum Input<T> {
         handled: usize,
         /// What stopped the lane before the next event.
         stop: Option<RunStop>,
+        /// Whether the failure policy stops the whole processor.
+        stops_processor: bool,
         /// Its results, to be committed.
         results: T,
     },
@@ -201,6 +202,8 @@ pub enum Command<T> {
     Commit(CommitPlan<T>),
     /// Read operators' decisions now, and pass them on as an input.
     ReadDecisions,
+    /// Pause the processor, as its failure policy asks, and then read operators' decisions.
+    Pause,
     /// Read the pauses of settings and of tenants' own processors, and pass them on as an input.
     ReadReplacements,
     /// Drop the documents that a lane has staged: its results will not be committed.
@@ -308,7 +311,10 @@ impl<T: Weighted + Default> Core<T> {
         match input {
             Input::Page(page, lanes) => self.page_read(&page, lanes, now, around),
             Input::Shed(to, shed) => self.jumped(to, shed, now),
-            Input::Ran { lane, work, handled, stop, results } => self.ran(&lane, work, handled, stop, results, now),
+            Input::Ran { lane, work, handled, stop, stops_processor, results } => {
+                self.operators.pause_requested |= stops_processor;
+                self.ran(&lane, work, handled, stop, results, now);
+            }
             Input::Found(reading, result, shed) => {
                 (self.lane_reads.under_way, self.lane_reads.search) = (false, true);
                 self.in_flight.finish_reading(&reading, result, shed);
@@ -386,11 +392,9 @@ impl<T: Weighted + Default> Core<T> {
         let ending = match stop {
             None => Ending::Handled,
             Some(RunStop::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
-            Some(RunStop::Retry { after, reason }) => {
-                let attempts = attempts::with_this(work.attempts, handled);
-                let position = work.events.get(handled).map_or(0, |event| event.position);
-                let spread = u64::from(lane.bucket()) << 32 | position as u64;
-                Ending::Stopped(LaneState::Retrying { at: now.wall + retry::delay(attempts, after, spread), reason })
+            Some(RunStop::Retry { after, counts, reason }) => {
+                let state = LaneState::Retrying { at: now.wall + after, reason };
+                if counts { Ending::Stopped(state) } else { Ending::Postponed(state) }
             }
         };
         if !self.in_flight.finish(lane, work, handled, results, ending, now.wall) {

@@ -145,6 +145,7 @@ impl<'a> Engine<'a> {
             Command::ReadLane(reading) => self.reads.start_lane(reading, self.router, self.pressure.shed_after()),
             Command::Commit(plan) => self.start_commit(plan),
             Command::ReadDecisions => self.read_decisions(decisions).await?,
+            Command::Pause => self.pause(decisions).await?,
             Command::ReadReplacements => self.read_replacements(),
             Command::Unstage(lane) => self.documents.of_term.unstage(&lane),
             Command::Discard { lane, refused } => {
@@ -253,6 +254,17 @@ impl<'a> Engine<'a> {
             self.around.leave_lockstep();
         }
         Ok(())
+    }
+
+    /// Pauses the processor until an operator resumes it.
+    async fn pause(&mut self, decisions: &Decisions) -> Result<(), TermEnded> {
+        let session = self.commits.committer.session().await?;
+        let paused = pauses::pause(&session, self.id.as_str(), None, None).await;
+        if paused.map_err(|e| anyhow::anyhow!(describe(&e)))? {
+            tracing::warn!(processor = %self.id, "paused by its failure policy; fix the cause, then run `sandmill resume {}`", self.id);
+        }
+        session.give_back();
+        self.read_decisions(decisions).await
     }
 
     fn read_replacements(&mut self) {

@@ -372,6 +372,10 @@ impl<T: Weighted> InFlight<T> {
             self.uncommitted_bytes += results.weight();
             lane.done.push_back(FinishedWork { page: work.page, end, first, events: handled, results });
         }
+        let attempts = match ending {
+            Ending::Postponed(_) => attempts::earlier(work.attempts, handled),
+            Ending::Stopped(_) | Ending::Handled => attempts::with_this(work.attempts, handled),
+        };
         match ending {
             // The log is read again from the first unhandled event.
             Ending::Handled if handled < work.events.len() && lane.detached() => lane.drop_queue(),
@@ -383,12 +387,12 @@ impl<T: Weighted> InFlight<T> {
                 lane.queue.push_front(rest);
             }
             Ending::Handled => {}
-            Ending::Stopped(state) => {
+            Ending::Stopped(state) | Ending::Postponed(state) => {
                 lane.stop = Some(LaneStop {
                     page: work.page,
                     // Another processor handles the event now, so nothing needs to be fixed.
                     state: replaced.map_or(state, LaneState::Paused),
-                    attempts: attempts::with_this(work.attempts, handled),
+                    attempts,
                     event_position: work.events.get(handled).map(|event| event.position),
                 });
                 lane.feed = Feed::Detached;

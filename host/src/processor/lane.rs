@@ -1,17 +1,22 @@
 //! One run of a lane: its events through the handler, in batches.
 //!
 //! A batch that would fail again is halved until the event that fails is alone. The events before
-//! it keep their effects, and the lane stops exactly there. A batch that was only too large for one
-//! call thus passes in parts. A batch that failed for lack of a resource is not halved: the lane
-//! stops before it and retries. The size of a batch follows from the recent cost of the lane's
-//! events. A run ends after some time even if events are left, so that what is handled can be
-//! committed. Nothing is committed here: the caller receives the number of handled events, their
-//! effects, and what stopped the rest.
+//! it keep their effects. A batch that was only too large for one call thus passes in parts. At the
+//! one event, the failure policy of the version decides: the lane tries again later, sets the event
+//! aside as a dead letter and continues, or stops exactly there. A batch that failed for lack of a
+//! resource is not halved: the lane stops before it and retries. The size of a batch follows from
+//! the recent cost of the lane's events. A run ends after some time even if events are left, so
+//! that what is handled can be committed. Nothing is committed here: the caller receives the number
+//! of handled events, their effects, and what stopped the rest.
+
+mod bisection;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use bisection::Bisection;
 
 use crate::{
     consumer::router::Router,
@@ -26,6 +31,7 @@ use crate::{
     processor::{
         code::{CodeVersion, SwappableCode},
         commit::DeadLetter,
+        policy::{FailedAttempt, Verdict, Wish},
     },
     projections::documents::{self, Changes, DocumentKey},
     scheduler::{Class, CommitWaiters, Scheduler, TaskMeter},
@@ -79,10 +85,12 @@ pub struct Outcome {
 /// The reason why a run stopped its lane.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunStop {
-    /// It retries after the back-off, or after a longer time.
+    /// It retries after a delay.
     Retry {
-        /// The shortest pause that the handler asked for, if any.
-        after: Option<Duration>,
+        /// The delay.
+        after: Duration,
+        /// Whether the attempt counts.
+        counts: bool,
         /// The cause.
         reason: Reason,
     },
@@ -138,25 +146,36 @@ impl Runner {
     ) -> Result<Outcome, TermEnded> {
         let view = Arc::new(LaneView { lane: lane.clone(), documents, earlier: Mutex::default() });
         let mut run = Outcome { cost, ..Outcome::default() };
-        let unreadable = self.router.unreadable(lane, events);
-        let events = &events[..unreadable.as_ref().map_or(events.len(), |(index, _)| *index)];
-        let mut limit = usize::MAX;
+        let first_unreadable = |from: usize| {
+            let found = self.router.unreadable(lane, &events[from..]);
+            found.map(|(index, reason)| (from + index, reason))
+        };
+        let mut unreadable = first_unreadable(0);
+        let mut bisection = Bisection::new(attempts);
         let (began, mut bytes) = (Instant::now(), 0);
         let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
         while run.stop.is_none() && run.handled < events.len() && (run.handled == 0 || may_continue(bytes)) {
+            if let Some((_, reason)) = unreadable.take_if(|(index, _)| *index == run.handled) {
+                run.fail(&self.code.current(), lane, &events[run.handled], attempts, reason, Wish::None);
+                unreadable = first_unreadable(run.handled);
+                continue;
+            }
+            let readable = unreadable.as_ref().map_or(events.len(), |(index, _)| *index);
+            let rest = &events[run.handled..readable];
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
-            let next = events[run.handled..].iter().take(limit.min(affordable).min(self.code.current().batch_events));
-            let next = &events[run.handled..run.handled + next.len()];
+            let size = bisection.limit().min(affordable).min(self.code.current().batch_events);
+            let next = &rest[..rest.len().min(size)];
             // While it waits here it holds nothing that another run needs: no data, no permit, no
             // instance.
             self.scheduler.uncommitted().wait_for_room(&lane.tenant, &self.waiters).await;
             let loaded = self.load(lane, class, next).await?;
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
             if next.is_empty() {
-                run.stop = loaded.and_then(|loaded| loaded.unread).map(RunStop::Block);
-                break;
+                let Some(reason) = loaded.and_then(|loaded| loaded.unread) else { break };
+                run.fail(&self.code.current(), lane, &rest[0], attempts, reason, Wish::None);
+                continue;
             }
             let ready = Instant::now();
             // The wait for a permit does not count as time of the call. The version may be swapped
@@ -167,7 +186,7 @@ impl Runner {
             }
             let version = self.code.current();
             let next = &next[..next.len().min(version.batch_events)];
-            let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
+            let attempt = attempts::with_this(attempts, run.handled);
             let replaying = self.replaying;
             let batch = Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: next.to_vec() });
             let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
@@ -175,29 +194,33 @@ impl Runner {
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
             drop((under_way, permit));
             version.answered(lane, ready.elapsed());
-            match answer {
+            let failure = match answer {
                 Ok(effects) => {
                     bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
                     let per_event = called.elapsed() / count as u32;
                     // The known cost counts half, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
-                    run.take(&batch, &version.digest, effects, &mut view.earlier());
+                    let halt = run.take(&batch, &version.digest, effects, &mut view.earlier());
                     version.handled(&batch, run.handled - before);
+                    if halt.is_none() {
+                        bisection.passed(run.handled);
+                    }
+                    halt
                 }
-                Err(Failure::Block(_)) if count > 1 => limit = count / 2,
-                Err(Failure::Block(reason)) => run.stop = Some(RunStop::Block(reason)),
-                Err(Failure::Retry(reason)) => run.stop = Some(RunStop::Retry { after: None, reason }),
+                Err(Failure::Block(_)) if count > 1 => {
+                    bisection.failed(run.handled, count);
+                    None
+                }
+                Err(Failure::Block(reason)) => Some((reason, Wish::None)),
+                Err(Failure::Retry(reason)) => Some((reason, Wish::Retry { after: None })),
                 Err(Failure::EndTerm(cause)) => return Err(TermEnded(anyhow::anyhow!(cause))),
+            };
+            if let Some((reason, wish)) = failure
+                && let Some(event) = batch.events.get(run.handled - before)
+            {
+                run.fail(&version, lane, event, attempts, reason, wish);
+                bisection.found();
             }
-            if let Some(RunStop::Block(reason)) = &run.stop {
-                version.failed(lane, reason);
-            }
-        }
-        if let Some((index, reason)) = unreadable
-            && run.handled == index
-            && run.stop.is_none()
-        {
-            run.stop = Some(RunStop::Block(reason));
         }
         run.changes = std::mem::take(&mut view.earlier());
         Ok(run)
@@ -246,19 +269,21 @@ impl Runner {
 }
 
 impl Outcome {
-    /// Adds the effects of a call to the outcome: changes, dead letters, and an early stop.
-    fn take(&mut self, batch: &Batch, digest: &Arc<str>, effects: Effects, changes: &mut Changes) {
+    /// Adds the effects of a call to the outcome: changes and dead letters. Returns why the handler
+    /// halted before the next event, and what it asked for, if it did.
+    fn take(
+        &mut self,
+        batch: &Batch,
+        digest: &Arc<str>,
+        effects: Effects,
+        changes: &mut Changes,
+    ) -> Option<(Reason, Wish)> {
         for skipped in effects.skipped {
             // The answer was checked: an index is within the batch.
             let Some(event) = batch.events.get(skipped.index) else { continue };
-            self.dead_letters.push(DeadLetter {
-                lane: batch.lane.clone(),
-                position: event.position,
-                event_id: event.id.clone(),
-                digest: digest.clone(),
-                reason: plugin_reason(&skipped.code, skipped.message, "skipped the event"),
-                attempts: if skipped.index == 0 { batch.attempt } else { 1 },
-            });
+            let reason = plugin_reason(&skipped.code, skipped.message, "skipped the event");
+            let attempts = attempts::with_this(batch.attempt.saturating_sub(1), skipped.index);
+            self.set_aside(&batch.lane, event, digest.clone(), reason, attempts);
         }
         // If no event was handled, the changes would be visible to later calls but never committed.
         let handled = effects.halted.as_ref().is_none_or(|halt| halt.index > 0);
@@ -269,17 +294,48 @@ impl Outcome {
             };
             changes.insert(DocumentKey { lane: batch.lane.clone(), collection, id }, data);
         }
-        match effects.halted {
-            None => self.handled += batch.events.len(),
-            Some(halt) => {
-                self.handled += halt.index;
-                let reason = plugin_reason(&halt.code, halt.message, "stopped before the event");
-                self.stop = Some(match halt.action {
-                    HaltAction::Retry { after } => RunStop::Retry { after, reason },
-                    HaltAction::Stop => RunStop::Block(reason),
-                });
+        let Some(halt) = effects.halted else {
+            self.handled += batch.events.len();
+            return None;
+        };
+        self.handled += halt.index;
+        let wish = match halt.action {
+            HaltAction::Retry { after } => Wish::Retry { after },
+            HaltAction::Stop => Wish::Stop,
+        };
+        Some((plugin_reason(&halt.code, halt.message, "stopped before the event"), wish))
+    }
+
+    /// Applies the policy of the version that failed at the next event, which was attempted
+    /// `earlier` times before if it is the first one of the run.
+    fn fail(&mut self, version: &CodeVersion, lane: &LaneKey, event: &Event, earlier: u32, reason: Reason, wish: Wish) {
+        // No code has failed if the event could not be read.
+        let on_probation = version.is_on_probation() && !reason.is_about_the_event();
+        let attempt = attempts::with_this(earlier, self.handled);
+        let spread = u64::from(lane.bucket()) << 32 | event.position as u64;
+        let failed = FailedAttempt { class: &reason.class, wish, attempt, on_probation, spread };
+        let verdict = version.policy.verdict(&failed);
+        match verdict {
+            Verdict::Again { .. } => {}
+            Verdict::Stop if reason.is_about_the_event() => {}
+            Verdict::Stop => version.failed(lane, &reason),
+            // Its trial may have begun during the call.
+            Verdict::SetAside if version.is_on_probation() => version.failed(lane, &reason),
+            Verdict::SetAside => {}
+        }
+        match verdict {
+            Verdict::Again { after, counts } => self.stop = Some(RunStop::Retry { after, counts, reason }),
+            Verdict::Stop => self.stop = Some(RunStop::Block(reason)),
+            Verdict::SetAside => {
+                self.set_aside(lane, event, version.digest.clone(), reason, attempt);
+                self.handled += 1;
             }
         }
+    }
+
+    fn set_aside(&mut self, lane: &LaneKey, event: &Event, digest: Arc<str>, reason: Reason, attempts: u32) {
+        let (position, event_id) = (event.position, event.id.clone());
+        self.dead_letters.push(DeadLetter { lane: lane.clone(), position, event_id, digest, reason, attempts });
     }
 }
 

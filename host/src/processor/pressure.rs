@@ -5,10 +5,7 @@
 //! changes and rarely while it does not (`consumer::wake`). [`super::lockstep`] has the strategy
 //! that spans several processors.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,38 +33,14 @@ pub enum Strategy {
     Shed,
 }
 
-/// The settings of one processor, found by its exact id.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+/// How one processor treats lanes that cannot keep up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PressureSettings {
-    /// What happens when a lane cannot keep up: `detach`, `pause`, `lockstep` or `shed`. Default
-    /// `detach`: a slow lane delays only itself.
+    /// The strategy.
     pub back_pressure: Strategy,
     /// Number of events behind the head of the log above which a lane or the processor jumps to the
-    /// head; only with `shed`. Default 0, which means no bound: shedding loses events, so it must
-    /// be chosen explicitly. Events of all types count; for a lane, only those of its tenant.
+    /// head; only with [`Strategy::Shed`].
     pub shed_after_events: usize,
-}
-
-/// Checks the settings of processors by name. An error includes the remedy.
-pub fn check(processors: &BTreeMap<String, PressureSettings>) -> Result<(), String> {
-    for (name, settings) in processors {
-        ProcessorId::parse(name).map_err(|problem| format!("processors.{name}: {problem}"))?;
-        match (settings.back_pressure, settings.shed_after_events) {
-            (Strategy::Shed, 0) => {
-                return Err(format!(
-                    "processors.{name}.back-pressure = shed loses events, so it requires a bound; set processors.{name}.shed-after-events, for instance to 100000"
-                ));
-            }
-            (Strategy::Shed, _) | (_, 0) => {}
-            (_, events) => {
-                return Err(format!(
-                    "processors.{name}.shed-after-events = {events} has no effect without processors.{name}.back-pressure = shed; set both or none"
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A patience that never ends.
@@ -182,16 +155,5 @@ mod tests {
         assert_eq!(report.due(at(1_850)), Some(Duration::ZERO));
         assert_eq!(report.report(), "");
         assert_eq!(report.due(at(1_900)), None);
-    }
-
-    #[test]
-    fn a_shed_bound_requires_shedding_and_shedding_requires_a_bound() {
-        let settings = |back_pressure, shed_after_events| PressureSettings { back_pressure, shed_after_events };
-        let check = |name: &str, settings| check(&BTreeMap::from([(name.to_string(), settings)]));
-        assert_eq!(check("p", settings(Strategy::Pause, 0)), Ok(()));
-        assert_eq!(check("p", settings(Strategy::Shed, 5)), Ok(()));
-        assert!(check("p", settings(Strategy::Shed, 0)).unwrap_err().contains("set processors.p.shed-after-events"));
-        assert!(check("p", settings(Strategy::Pause, 5)).unwrap_err().contains("has no effect without"));
-        assert!(check("No Name", PressureSettings::default()).unwrap_err().starts_with("processors.No Name: "));
     }
 }

@@ -143,7 +143,7 @@ impl DryRun<'_> {
         session.read_for(self.running_spec.id.owner());
         let new = CodeVersion::new("", self.handler.clone().isolated_clone(), self.spec.max_batch_size);
         let old = CodeVersion::new("", self.running.handler.clone().isolated_clone(), self.running_spec.max_batch_size);
-        let [new, old] = [new, old].map(|version| Candidate {
+        let [new, old] = [new, old].map(CodeVersion::under_test).map(|version| Candidate {
             runner: Runner {
                 replaying: true,
                 deferred: Some(session.deferred.clone()),

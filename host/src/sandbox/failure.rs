@@ -140,8 +140,9 @@ pub(super) fn growth_denied(denied: DeniedGrowth, last_words: Option<&str>) -> F
                 mib(bytes)
             ),
         )),
+        // Not `tenant-memory-limit`, which passes when other calls end.
         DeniedGrowth::TenantMemoryAlone(bytes) => block(
-            "tenant-memory-limit",
+            "memory-limit",
             format!(
                 "asked for {} MiB, more than all instances of the tenant may have (tenant-limits.memory-mib){after}",
                 mib(bytes)

@@ -83,7 +83,9 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "processor::Config",
             // The settings check the minimum number of connections of a host.
             "processor::connections",
-            "processor::pressure",
+            // Settings of failures have keys for each class.
+            "processor::policy::CODE",
+            "processor::settings",
             "sandbox::Limits",
             "sandbox::compile",
             "scheduler::Config",
@@ -230,8 +232,9 @@ pub(super) const PURE: &[&str] = &[
     "processor::core",
     "processor::gather",
     "processor::in_flight",
+    "processor::lane::bisection",
+    "processor::policy",
     "processor::pressure",
-    "processor::retry",
     "processor::terms",
     "projections::documents::slow",
     "rehearsal::batching",

@@ -14,6 +14,7 @@ use crate::{
     processor::{
         ProcessorState,
         code::{CodeVersion, SwappableCode, VersionStats},
+        policy::FailureSettings,
     },
     rollout::state::{HasDigest, RolloutEvent, RolloutState},
 };
@@ -48,9 +49,10 @@ pub(super) struct MemberVersion {
     pub(super) provenance: Provenance,
 }
 
-impl From<RunnableVersion> for MemberVersion {
-    fn from(runnable: RunnableVersion) -> Self {
-        let version = Arc::new(runnable.version());
+impl MemberVersion {
+    /// A version under the operator's settings for failures of its processor.
+    pub(super) fn new(runnable: RunnableVersion, operator: &FailureSettings) -> Self {
+        let version = Arc::new(runnable.version(operator));
         let RunnableVersion { spec, manifest, provenance, .. } = runnable;
         MemberVersion { version, spec, manifest, provenance }
     }
@@ -103,6 +105,8 @@ impl Member {
     /// Replaces the current version.
     pub(super) fn exchange(&mut self, next: MemberVersion) -> SwapReport {
         let MemberVersion { version, spec, manifest, provenance } = next;
+        // Before any of its calls. Afterwards the rollout state decides.
+        version.set_on_probation(true);
         let replaced = self.code.swap(version);
         let report = SwapReport { replaced: replaced.digest.clone(), stats: replaced.stats() };
         let previous = MemberVersion {
@@ -121,6 +125,7 @@ impl Member {
     /// Advances the rollout state.
     pub(super) fn advance(&mut self, event: RolloutEvent<'_, MemberVersion>) {
         self.rollout = std::mem::take(&mut self.rollout).after(event, Instant::now());
+        self.code.current().set_on_probation(matches!(self.rollout, RolloutState::OnTrial { .. }));
     }
 
     /// Replaced versions that may still have calls, or failures to be committed.

@@ -21,11 +21,13 @@ pub(super) struct Operators {
     read_at: Option<Instant>,
     /// Whether they may have decided something since then.
     pub(super) changed: bool,
+    /// Whether a failure policy asks to pause the processor.
+    pub(super) pause_requested: bool,
 }
 
 impl Operators {
     pub(super) fn new() -> Self {
-        Operators { pauses: Vec::new(), replaced: 0, read_at: None, changed: true }
+        Operators { pauses: Vec::new(), replaced: 0, read_at: None, changed: true, pause_requested: false }
     }
 
     /// How long until their decisions are read again; none if nothing has changed.
@@ -36,11 +38,17 @@ impl Operators {
 }
 
 impl<T: Weighted + Default> Core<T> {
-    /// The read of pauses that must come before anything starts. Changes of tenants' own processors
-    /// are not applied during a commit: it may write rows of lanes that waited when it began.
-    pub(super) fn read_pauses(&self, around: &impl Surroundings) -> Option<Command<T>> {
+    /// The pause, or the read of pauses, that must come before anything starts. Changes of tenants'
+    /// own processors are not applied during a commit: it may write rows of lanes that waited when
+    /// it began.
+    pub(super) fn read_pauses(&mut self, around: &impl Surroundings) -> Option<Command<T>> {
         if self.operators.read_at.is_none() {
             return Some(Command::ReadDecisions);
+        }
+        // Before the commit that blocks the lane, so that a crash between the two leaves no
+        // processor running that should be paused.
+        if !self.commits.under_way && std::mem::take(&mut self.operators.pause_requested) {
+            return Some(Command::Pause);
         }
         (!self.commits.under_way && around.has_other_replacements()).then_some(Command::ReadReplacements)
     }

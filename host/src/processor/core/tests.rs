@@ -141,7 +141,7 @@ impl Term {
     }
 
     fn ran(&mut self, lane: LaneKey, work: LaneWork, handled: usize, stop: Option<RunStop>) {
-        self.on(Input::Ran { lane, work, handled, stop, results: Results });
+        self.on(Input::Ran { lane, work, handled, stop, stops_processor: false, results: Results });
     }
 }
 
@@ -191,6 +191,7 @@ fn name(command: &Command<Results>) -> &'static str {
         Command::ReadLane(_) => "read a lane",
         Command::Commit(_) => "commit",
         Command::ReadDecisions => "read decisions",
+        Command::Pause => "pause",
         Command::ReadReplacements => "read replacements",
         Command::Unstage(_) => "unstage",
         Command::Discard { .. } => "discard",
@@ -236,16 +237,16 @@ fn a_lane_that_stops_is_left_behind_and_tries_again_when_it_is_due() {
     term.commands();
     term.page(&["a"]);
     let (lane, work) = runs(term.commands()).remove(0);
-    let retry = RunStop::Retry { after: None, reason: Reason::new("plugin", "not yet") };
+    let after = Duration::from_millis(200);
+    let retry = RunStop::Retry { after, counts: true, reason: Reason::new("plugin", "not yet") };
     term.ran(lane.clone(), work, 0, Some(retry));
     let plan = commit(term.commands());
     let (left, checkpoint) = &plan.left[0];
     assert_eq!((left, checkpoint.attempts), (&lane, 1));
     term.on(Input::Committed(plan));
     assert!(!names(&term.commands()).contains(&"read a lane"));
-    let due = term.core.timer(term.now, &term.calm).expect("the lane is due later");
-    assert!(due >= Duration::from_millis(100) && due <= Duration::from_millis(250), "{due:?}");
-    term.pass(due);
+    assert_eq!(term.core.timer(term.now, &term.calm), Some(after));
+    term.pass(after);
     let commands = term.commands();
     let Some(Command::ReadLane(reading)) = commands.into_iter().find(|c| matches!(c, Command::ReadLane(_))) else {
         panic!("the lane does not read")
@@ -324,6 +325,19 @@ fn nothing_starts_while_the_processor_is_paused() {
     assert!(term.core.take_state().is_none(), "the state is published once");
     term.on(no_decisions());
     assert_eq!(names(&term.commands()), ["run", "read a page"]);
+}
+
+#[test]
+fn a_processor_that_its_policy_stops_is_paused_before_the_lane_is_blocked() {
+    let mut term = Term::begin();
+    term.commands();
+    term.page(&["a"]);
+    let (lane, work) = runs(term.commands()).remove(0);
+    let stop = Some(RunStop::Block(Reason::new("trap", "broken")));
+    term.on(Input::Ran { lane, work, handled: 0, stop, stops_processor: true, results: Results });
+    assert!(matches!(term.next(), Some(Command::Pause)));
+    let plan = commit(term.commands());
+    assert!(matches!(plan.left[0].1.state, LaneState::Blocked(_)));
 }
 
 #[test]

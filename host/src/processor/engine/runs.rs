@@ -82,7 +82,7 @@ impl Engine<'_> {
 
     /// Takes the outcome of a run. Fails if the run ended the term.
     pub(super) fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
-        let Outcome { handled, changes, dead_letters, stop, cost, meter } = result?;
+        let Outcome { handled, changes, dead_letters, stop, stops_processor, cost, meter } = result?;
         if let Some(cost) = cost {
             self.runs.costs.put(lane.clone(), cost);
         }
@@ -98,7 +98,8 @@ impl Engine<'_> {
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
         let results =
             WorkResults { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
-        self.core.on(Input::Ran { lane, work, handled, stop, results }, now(), &self.around);
+        let input = Input::Ran { lane, work, handled, stop, stops_processor, results };
+        self.core.on(input, now(), &self.around);
         Ok(())
     }
 }

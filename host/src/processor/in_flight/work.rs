@@ -48,8 +48,10 @@ impl LaneWork {
 pub enum Ending {
     /// Everything up to the last handled event is done; the rest continues later.
     Handled,
-    /// The lane stops before the next event.
+    /// The lane stops before the next event, which it has attempted.
     Stopped(LaneState),
+    /// The lane stops before the next event, and the attempt does not count.
+    Postponed(LaneState),
 }
 
 /// The result of a piece of work.
