@@ -71,6 +71,7 @@ impl NativeHost {
 /// before each event, and yields its thread between events.
 pub struct Folding {
     before: Box<dyn Fn(&Event) + Send + Sync>,
+    fails: Box<dyn Fn(&Batch) -> Option<Failure> + Send + Sync>,
     id: ProcessorId,
     collection: CollectionName,
     partition_by: PartitionBy,
@@ -81,7 +82,13 @@ impl Folding {
     pub fn after(before: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let collection = CollectionName::parse("scripted_log").expect("a name");
         let id = ProcessorId::parse("scripted").expect("a name");
-        Folding { before: Box::new(before), id, collection, partition_by: PartitionBy::Tenant }
+        let fails = Box::new(|_: &Batch| None);
+        Folding { before: Box::new(before), fails, id, collection, partition_by: PartitionBy::Tenant }
+    }
+
+    /// A handler that fails a batch if `fails` returns a failure for it.
+    pub fn failing(fails: impl Fn(&Batch) -> Option<Failure> + Send + Sync + 'static) -> Self {
+        Folding { fails: Box::new(fails), ..Folding::after(|_| ()) }
     }
 
     /// This handler under another name, with the collection `NAME_log`.
@@ -104,6 +111,9 @@ impl Folding {
 
     /// Handles a batch: adds each event to the chain in its stream's document.
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+        if let Some(failure) = (self.fails)(&batch) {
+            return Err(failure);
+        }
         let mut streams: Vec<String> = batch.events.iter().map(|event| event.stream.to_string()).collect();
         streams.sort_unstable();
         streams.dedup();

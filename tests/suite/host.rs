@@ -113,7 +113,7 @@ async fn a_call_that_does_not_end_is_dropped_and_its_events_are_handled_again() 
     let status = database.status("scripted").await.unwrap();
     assert_eq!((status.handled, status.lanes_behind.len()), (0, 0));
     let host = Host::start_in(&database, folder.path(), &["limits.cpu-ms=200"]);
-    database.scripted_settles(&["acme blocked cpu-limit"]).await;
+    database.scripted_settles(&["acme retrying cpu-limit"]).await;
     host.stop().await;
     assert_eq!(database.status("scripted").await.unwrap().handled, 1);
 }

@@ -26,6 +26,8 @@ mod docs;
 mod explain;
 // Real data: recorded flights, and the read model that they must produce.
 mod flights;
+// Failure policies: attempts, back-off, dead letters and stops, by class of failure.
+mod failures;
 // Changes of the plugins folder by people and tools.
 mod folder;
 // The plain and the packed form of the contract.

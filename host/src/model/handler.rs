@@ -19,7 +19,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The same events would fail again. The batch is halved until the failing event is found, and
-    /// that event's lane blocks.
+    /// the failure policy decides about that event.
     Block(Reason),
     /// A resource that the handler needs failed or was short. The lane retries later.
     Retry(Reason),

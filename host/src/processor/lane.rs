@@ -29,6 +29,7 @@ use crate::{
         spec::ProcessorSpec,
     },
     processor::{
+        attempts,
         code::{CodeVersion, SwappableCode},
         commit::DeadLetter,
         policy::{FailedAttempt, Verdict, Wish},
@@ -76,6 +77,8 @@ pub struct Outcome {
     pub dead_letters: Vec<DeadLetter>,
     /// What stopped the lane before the next event.
     pub stop: Option<RunStop>,
+    /// Whether the processor must be paused, besides the lane.
+    pub stops_processor: bool,
     /// Wall-clock time per event, smoothed; none if nothing is known of it.
     pub cost: Option<Duration>,
     /// CPU time of all calls, and their time in the queue for guest threads.
@@ -317,15 +320,18 @@ impl Outcome {
         let verdict = version.policy.verdict(&failed);
         match verdict {
             Verdict::Again { .. } => {}
-            Verdict::Stop if reason.is_about_the_event() => {}
-            Verdict::Stop => version.failed(lane, &reason),
+            Verdict::Stop | Verdict::StopProcessor if reason.is_about_the_event() => {}
+            Verdict::Stop | Verdict::StopProcessor => version.failed(lane, &reason),
             // Its trial may have begun during the call.
             Verdict::SetAside if version.is_on_probation() => version.failed(lane, &reason),
             Verdict::SetAside => {}
         }
         match verdict {
             Verdict::Again { after, counts } => self.stop = Some(RunStop::Retry { after, counts, reason }),
-            Verdict::Stop => self.stop = Some(RunStop::Block(reason)),
+            Verdict::Stop | Verdict::StopProcessor => {
+                self.stop = Some(RunStop::Block(reason));
+                self.stops_processor = verdict == Verdict::StopProcessor;
+            }
             Verdict::SetAside => {
                 self.set_aside(lane, event, version.digest.clone(), reason, attempt);
                 self.handled += 1;

@@ -2,7 +2,7 @@
 //!
 //! Each failure has a class ([`Reason`](crate::model::handler::Reason)), and each class a family
 //! ([`Blame`]). A policy answers one question: after this attempt at this one event, does the lane
-//! try again, set the event aside as a dead letter, or stop? It counts attempts at the event, no
+//! try again, set the event aside as a dead letter, or stop, perhaps with the whole processor? It counts attempts at the event, no
 //! matter how they failed. A shortage of the host never counts, because it says nothing about the
 //! event.
 //!
@@ -168,6 +168,8 @@ pub enum Verdict {
     SetAside,
     /// The lane blocks.
     Stop,
+    /// The lane blocks, and the processor is paused.
+    StopProcessor,
 }
 
 /// A failure policy.
@@ -207,8 +209,10 @@ impl FailurePolicy {
             return Verdict::Again { after: back_off.delay(in_round, requested, failed.spread), counts: true };
         }
         match rule.then.unwrap_or_default() {
-            Then::DeadLetter if !failed.on_probation => Verdict::SetAside,
-            Then::DeadLetter | Then::Stop => Verdict::Stop,
+            _ if failed.on_probation => Verdict::Stop,
+            Then::Stop => Verdict::Stop,
+            Then::StopProcessor => Verdict::StopProcessor,
+            Then::DeadLetter => Verdict::SetAside,
         }
     }
 

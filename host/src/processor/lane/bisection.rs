@@ -1,8 +1,9 @@
 //! The search for the event at which a batch fails: halving. Pure.
 //!
 //! A batch that would fail again is halved until the event that fails is alone. Events before it
-//! are handled in parts. Once that event is past, batches may be large again. If no event fails
-//! alone, the batch was only too large for one call: the size then doubles with each call.
+//! are handled in parts. Behind that event, the size doubles with each call. So a single failing
+//! event leaves no small batches behind, and many in a row cost one call each. If no event fails
+//! alone, the batch was only too large for one call; the size doubles then as well.
 
 /// The bound on the next batch of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +39,9 @@ impl Bisection {
         }
     }
 
-    /// The event that failed alone was set aside.
+    /// An event failed alone, or the handler named it.
     pub(super) fn found(&mut self) {
-        *self = Bisection::new(0);
+        *self = Bisection { limit: 1, suspect_up_to: 0 };
     }
 }
 
@@ -73,13 +74,13 @@ mod tests {
 
     #[test]
     fn batches_are_large_again_behind_the_event_that_fails() {
-        assert_eq!(sizes(16, &[4], 16), [16, 8, 4, 4, 2, 1, 11]);
+        assert_eq!(sizes(16, &[4], 16), [16, 8, 4, 4, 2, 1, 1, 2, 4, 4]);
         assert_eq!(sizes(4, &[], 16), [4]);
     }
 
     #[test]
     fn batches_that_are_too_large_are_tried_again_at_a_larger_size_later() {
-        assert_eq!(sizes(16, &[], 4), [16, 8, 4, 4, 4, 4]);
+        assert_eq!(sizes(16, &[], 4), [16, 8, 4, 4, 8, 4, 4]);
         assert_eq!(sizes(32, &[], 16), [32, 16, 16]);
     }
 
@@ -89,6 +90,8 @@ mod tests {
             let calls = sizes(1_000, &bad, usize::MAX).len();
             assert!(calls <= 25 * bad.len(), "{bad:?}: {calls} calls");
         }
+        let all: Vec<usize> = (0..1_000).collect();
+        assert!(sizes(1_000, &all, usize::MAX).len() <= 1_010, "one call for each in a row");
     }
 
     #[test]

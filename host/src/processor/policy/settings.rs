@@ -33,6 +33,8 @@ pub enum Then {
     /// Its lane blocks until it is resumed or another version runs.
     #[default]
     Stop,
+    /// The same, and the whole processor is paused until it is resumed.
+    StopProcessor,
     /// It becomes a dead letter, and its lane continues.
     DeadLetter,
 }
@@ -54,8 +56,8 @@ pub struct FailureRule {
     /// asks for. Default 300, and no bound for the plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_s: Option<u64>,
-    /// What happens after the last attempt: `stop` or `dead-letter`. Default `stop`, because a dead
-    /// letter leaves documents without the effects of its event.
+    /// What happens after the last attempt: `stop` (the lane), `stop-processor` or `dead-letter`.
+    /// Default `stop`, because a dead letter leaves documents without the effects of its event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub then: Option<Then>,
 }
@@ -65,7 +67,8 @@ const KEYS: [&str; 4] = ["attempts", "first-ms", "longest-s", "then"];
 /// The keys that have an effect for shortages of the host.
 const HOST_KEYS: [&str; 1] = ["first-ms"];
 /// The values of `then`.
-const ACTIONS: [(&str, Then); 2] = [("stop", Then::Stop), ("dead-letter", Then::DeadLetter)];
+const ACTIONS: [(&str, Then); 3] =
+    [("stop", Then::Stop), ("stop-processor", Then::StopProcessor), ("dead-letter", Then::DeadLetter)];
 /// The families that settings may name.
 const FAMILIES: [Blame; 4] = [Blame::Event, Blame::Load, Blame::Host, Blame::Plugin];
 /// Maximum bytes of a class in settings. A longer class of a plugin is stored cut.
@@ -270,8 +273,8 @@ impl<'de> Deserialize<'de> for Then {
         let known = ACTIONS.iter().find(|(name, _)| *name == given);
         known.map(|(_, then)| *then).ok_or_else(|| {
             let near = nearest(&given, ACTIONS.iter().map(|(name, _)| (*name).to_string()));
-            let all = ACTIONS.map(|(name, _)| format!("`{name}`")).join(" or ");
-            D::Error::custom(format!("then = `{given}` is unknown; the nearest is `{near}`, and {all} are possible"))
+            let all = ACTIONS.map(|(name, _)| format!("`{name}`")).join(", ");
+            D::Error::custom(format!("then = `{given}` is unknown; the nearest of {all} is `{near}`"))
         })
     }
 }

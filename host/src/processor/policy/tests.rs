@@ -150,8 +150,9 @@ fn a_plugins_delay_is_clamped_to_the_bounds() {
 
 #[test]
 fn a_class_takes_precedence_over_its_family_and_this_over_all_key_by_key() {
-    let policy =
-        policy("attempts = 2\nthen = 'dead-letter'\n[event]\nattempts = 3\n[trap]\nattempts = 4\nthen = 'stop'");
+    let policy = policy(
+        "attempts = 2\nthen = 'dead-letter'\n[event]\nattempts = 3\n[trap]\nattempts = 4\nthen = 'stop'\n[plugin]\nthen = 'stop-processor'",
+    );
     let last = |class| {
         let (made, _, last) = attempts(&policy, class, Wish::None);
         (made, last)
@@ -159,7 +160,8 @@ fn a_class_takes_precedence_over_its_family_and_this_over_all_key_by_key() {
     assert_eq!(last("trap"), (4, Verdict::Stop));
     assert_eq!(last("malformed-output"), (3, Verdict::SetAside));
     assert_eq!(last("cpu-limit"), (2, Verdict::SetAside));
-    assert_eq!(attempts(&policy, "plugin:x", Wish::Stop).2, Verdict::SetAside);
+    assert_eq!(attempts(&policy, "plugin:x", Wish::Stop).2, Verdict::StopProcessor);
+    assert_eq!(last("plugin"), (2, Verdict::StopProcessor));
 }
 
 #[test]
@@ -172,14 +174,17 @@ fn the_operators_settings_take_precedence_over_a_manifest_as_a_whole() {
 
 #[test]
 fn a_version_on_probation_stops_instead_of_setting_aside_or_retrying() {
-    let lenient = policy("attempts = 100\nthen = 'dead-letter'");
-    for class in classes().into_iter().filter(|class| Blame::of(class) != Blame::Host) {
+    let counted = classes().into_iter().filter(|class| Blame::of(class) != Blame::Host);
+    for (class, then) in counted.flat_map(|class| [(class, "dead-letter"), (class, "stop-processor")]) {
+        let lenient = policy(&format!("attempts = 100\nthen = '{then}'"));
         for attempt in [1, 2, 99, 100, u32::MAX] {
             for wish in WISHES {
                 let failed = FailedAttempt { on_probation: true, ..failed(class, wish, attempt) };
                 let verdict = lenient.verdict(&failed);
                 match wish {
-                    Wish::Retry { .. } => assert_ne!(verdict, Verdict::SetAside, "{class}"),
+                    Wish::Retry { .. } => {
+                        assert!(matches!(verdict, Verdict::Again { .. } | Verdict::Stop), "{class}: {verdict:?}");
+                    }
                     Wish::None | Wish::Stop => assert_eq!(verdict, Verdict::Stop, "{class}"),
                 }
             }
@@ -231,8 +236,8 @@ fn mistakes_in_settings_name_the_line_and_the_remedy() {
             "unknown key or class of failures `tarp`; the nearest is `trap`",
         ),
         ("[trap]\nattemps = 2", "line 2", "unknown key of failures `attemps`; the nearest is `attempts`"),
-        ("[trap]\nthen = 'dead-leter'", "line 2", "then = `dead-leter` is unknown; the nearest is `dead-letter`"),
-        ("then = 'park-stream'", "line 1", "`stop` or `dead-letter` are possible"),
+        ("[trap]\nthen = 'dead-leter'", "line 2", "then = `dead-leter` is unknown; the nearest of "),
+        ("then = 'park-stream'", "line 1", "the nearest of `stop`, `stop-processor`, `dead-letter` is"),
         ("[trap]\nattempts = 0", "line 2", "attempts = 0 is out of range; use 1 to 1000000"),
         ("[load]\nattempts = -1", "line 2", "attempts = -1 is out of range"),
         ("\nfirst-ms = 99", "line 2", "first-ms = 99 is out of range; use 100 to 86400000"),
