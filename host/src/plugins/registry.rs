@@ -189,7 +189,7 @@ impl Registry {
         registration::register(session, &self.shared.tenants, next.registration()).await?;
         announce(&next);
         let next = self.member_version(next);
-        Ok(self.exchange(session, next).await)
+        Ok(self.exchange(session, next, false).await)
     }
 
     /// Restores the previous version of a processor from memory. None if there is none.
@@ -232,22 +232,17 @@ impl Registry {
         plugin: &str,
         former: MemberVersion,
     ) -> Result<Option<SwapReport>, RegistrationError> {
-        let id = former.spec.id.clone();
         let MemberVersion { version, spec, .. } = &former;
         // A version that built documents here before may always continue them.
         let registration = Registration { spec, plugin, digest: &version.digest, adopts: true };
         registration::register(session, &self.shared.tenants, registration).await?;
-        let report = self.exchange(session, former).await;
-        if let Some(member) = self.members.get_mut(&id) {
-            member.advance(RolloutEvent::RolledBack);
-        }
-        Ok(report)
+        Ok(self.exchange(session, former, true).await)
     }
 
-    async fn exchange(&mut self, session: &Session, next: MemberVersion) -> Option<SwapReport> {
+    async fn exchange(&mut self, session: &Session, next: MemberVersion, rolls_back: bool) -> Option<SwapReport> {
         let member = self.members.get_mut(&next.spec.id)?;
         self.shared.metrics.plugin_changed("swapped");
-        let report = member.exchange(next);
+        let report = member.exchange(next, rolls_back);
         blocked::retry_all(session, &member.spec.id, Some(&member.code.current())).await;
         Some(report)
     }

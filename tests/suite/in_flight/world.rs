@@ -339,13 +339,15 @@ impl World {
             }
             21 if !self.host.running.is_empty() => {
                 let reason = Reason::new("test", "stopped");
-                let state = match random & 1 {
-                    0 => LaneState::Blocked(reason),
-                    _ => LaneState::Retrying { at: self.now + Duration::from_millis(3), reason },
+                let at = self.now + Duration::from_millis(3);
+                let ending = match random & 3 {
+                    0 | 2 => Ending::Stopped(LaneState::Blocked(reason)),
+                    1 => Ending::Stopped(LaneState::Retrying { at, reason }),
+                    _ => Ending::Postponed(LaneState::Retrying { at, reason }),
                 };
                 let index = pick(self.host.running.len());
                 let events = self.host.running[index].1.events.len();
-                self.host.finish(index, pick(events), Ending::Stopped(state), self.now);
+                self.host.finish(index, pick(events), ending, self.now);
             }
             22 => self.plan(Duration::ZERO, true),
             23 => self.plan_while(pick(self.host.running.len() + 1), Duration::from_secs(9), false),

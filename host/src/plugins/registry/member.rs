@@ -102,11 +102,13 @@ impl Member {
         self.rollout.previous().is_some()
     }
 
-    /// Replaces the current version.
-    pub(super) fn exchange(&mut self, next: MemberVersion) -> SwapReport {
+    /// Replaces the current version, by another one or, if `rolls_back`, by a former one that needs
+    /// no trial.
+    pub(super) fn exchange(&mut self, next: MemberVersion, rolls_back: bool) -> SwapReport {
         let MemberVersion { version, spec, manifest, provenance } = next;
-        // Before any of its calls. Afterwards the rollout state decides.
-        version.set_on_probation(true);
+        // Before any of its calls. A changed manifest does not begin a trial.
+        let is_on_trial = self.digest() != version.digest || self.trial_time().is_some();
+        version.set_on_probation(is_on_trial && !rolls_back);
         let replaced = self.code.swap(version);
         let report = SwapReport { replaced: replaced.digest.clone(), stats: replaced.stats() };
         let previous = MemberVersion {
@@ -117,6 +119,9 @@ impl Member {
         };
         let current = self.code.current();
         self.advance(RolloutEvent::Swapped { replaced: previous, current: &current.digest });
+        if rolls_back {
+            self.advance(RolloutEvent::RolledBack);
+        }
         self.retired.retain(|retired| !Arc::ptr_eq(&retired.version, &current));
         self.retired.push(RetiredVersion { version: replaced, idle_since: None });
         report
@@ -125,7 +130,9 @@ impl Member {
     /// Advances the rollout state.
     pub(super) fn advance(&mut self, event: RolloutEvent<'_, MemberVersion>) {
         self.rollout = std::mem::take(&mut self.rollout).after(event, Instant::now());
-        self.code.current().set_on_probation(matches!(self.rollout, RolloutState::OnTrial { .. }));
+        if !matches!(self.rollout, RolloutState::OnTrial { .. }) {
+            self.code.current().set_on_probation(false);
+        }
     }
 
     /// Replaced versions that may still have calls, or failures to be committed.
