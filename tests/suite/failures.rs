@@ -8,7 +8,7 @@ use sandmill::{
 };
 use sandmill_tests::{
     Database, database,
-    host::{Host, eventually, place, plugins, sandmill, stderr, stdout},
+    host::{GOOD, Host, TRAPPING, eventually, place, plugins, sandmill, stderr, stdout, version},
     ledger::{EVERY_EVENT, assert_scripted_log},
     native::{Folding, NativeHost},
 };
@@ -197,6 +197,32 @@ async fn a_policy_can_pause_the_whole_processor() {
     database.scripted_settles(&[]).await;
     host.stop().await;
     assert_scripted_log(&database, EVERY_EVENT).await;
+}
+
+/// The policy of both versions sets events aside at which they trap. The second one traps at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_version_is_rolled_back_instead_of_setting_events_aside() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[1]));
+    database.append("a", "s", &[json!({}), json!({"do": "trap"}), json!({})]).await;
+    let settings = ["rollout.dry-run-events=0", "processors.scripted.failures.trap.then=dead-letter"];
+    let host = Host::start_in(&database, folder.path(), &settings);
+    database.scripted_settles(&[]).await;
+    assert_eq!(dead_letters(&database).await.len(), 1);
+
+    place(folder.path(), "scripted.wasm", &version("scripted", TRAPPING[2]));
+    eventually("the bad version is rolled back", async || {
+        database.append("a", "s", &[json!({})]).await;
+        let error = std::fs::read_to_string(folder.path().join("scripted.wasm.error")).ok()?;
+        error.contains("this version was rolled back").then_some(())
+    })
+    .await;
+    database.append("a", "s", &[json!({"do": "trap"}), json!({})]).await;
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_eq!(dead_letters(&database).await.len(), 2, "the restored version sets events aside as before");
+    assert_scripted_log(&database, WITHOUT_TRAPS).await;
 }
 
 #[test]
