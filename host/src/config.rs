@@ -355,14 +355,14 @@ mod tests {
 
     #[test]
     fn a_processor_has_settings_of_its_own() {
-        use processor::pressure::Strategy;
         let file =
             "[processors.cart-summary]\nback-pressure = \"pause\"\n[processors.log]\nback-pressure = \"lockstep\"\n";
         let environment = [("SANDMILL_PROCESSORS_CART_SUMMARY_SHED_AFTER_EVENTS", "7")];
         let config = load(Some(file), &environment, &["processors.cart-summary.back-pressure=shed"]).unwrap();
         let carts = &config.processors["cart-summary"];
-        assert_eq!((carts.back_pressure, carts.shed_after_events), (Strategy::Shed, 7));
-        assert_eq!(config.processors["log"].back_pressure, Strategy::Lockstep);
+        let strategy = |id: &str| format!("{:?}", config.processors[id].back_pressure);
+        assert_eq!((&*strategy("cart-summary"), carts.shed_after_events), ("Shed", 7));
+        assert_eq!(strategy("log"), "Lockstep");
         let error = |flags: &[&str]| load(None, &[], flags).unwrap_err().to_string();
         assert_eq!(
             error(&["processors.log.back-presure=pause"]),
@@ -382,6 +382,15 @@ mod tests {
             variable.ends_with("no such setting; the nearest is SANDMILL_PROCESSORS_NAME_BACK_PRESSURE"),
             "{variable}"
         );
+    }
+
+    #[test]
+    fn every_key_of_a_failure_policy_can_be_set() {
+        for (key, value) in named::keys("p").into_iter().filter(|(key, _)| key.contains(".failures.")) {
+            let value = value.as_str().map_or_else(|| value.to_string(), String::from);
+            let config = load(None, &[], &[&format!("{key}={value}")]).unwrap();
+            assert!(leaves(&config).iter().any(|(set, _)| *set == key), "{key}");
+        }
     }
 
     #[test]

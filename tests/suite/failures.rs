@@ -199,7 +199,8 @@ async fn a_policy_can_pause_the_whole_processor() {
     assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
-/// The policy of both versions sets events aside at which they trap. The second one traps at all.
+/// The policy of both versions sets events aside at which they trap. The second one traps on every
+/// event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_version_is_rolled_back_instead_of_setting_events_aside() {
     let database = database().await;

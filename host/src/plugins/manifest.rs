@@ -437,18 +437,42 @@ mod tests {
     }
 
     #[test]
+    fn mistakes_in_failure_policies_name_the_line_and_the_remedy() {
+        let host = "has no effect for `instances`: a shortage of the host never counts as an attempt";
+        for (text, line, remedy) in [
+            (
+                "[failures]\nattempts = 3\n[failures.tarp]",
+                3,
+                "unknown key or class of failures `tarp`; the nearest is `trap`",
+            ),
+            ("[failures.trap]\nattemps = 2", 2, "unknown key of failures `attemps`; the nearest is `attempts`"),
+            ("[failures.trap]\nthen = 'dead-leter'", 2, "then = `dead-leter` is unknown; the nearest of "),
+            ("[failures]\nthen = 'park-stream'", 2, "the nearest of `stop`, `stop-processor`, `dead-letter` is"),
+            ("[failures.trap]\nattempts = 0", 2, "attempts = 0 is out of range; use 1 to 1000000"),
+            ("[failures.load]\nattempts = -1", 2, "attempts = -1 is out of range"),
+            ("\n[failures]\nfirst-ms = 99", 3, "first-ms = 99 is out of range; use 100 to 86400000"),
+            ("[failures]\nlongest-s = 4320001", 2, "longest-s = 4320001 is out of range; use 1 to 4320000"),
+            ("[failures.instances]\nattempts = 2", 2, host),
+            ("[failures.host]\nthen = 'stop'", 2, "`then` has no effect for `host`"),
+            ("[failures.throttled]\nfirst-ms = 100", 1, "unknown key or class"),
+            ("[failures.'plugin:']\nattempts = 2", 1, "names no code of a plugin"),
+            ("[failures.trap]\nfirst-ms = 2000\nlongest-s = 1", 1, "first-ms = 2000 exceeds longest-s = 1"),
+            ("[failures.trap.event]\nattempts = 2", 1, "unknown key of failures `event`"),
+            ("[failures]\ntrap = 5", 2, "expected a table of failures"),
+            ("[failure]\nattempts = 3", 1, "The nearest key is failures."),
+        ] {
+            let error = Manifest::parse(text).unwrap_err();
+            assert!(error.starts_with(&format!("line {line}: ")) && error.contains(remedy), "{text}\n{error}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_line_and_the_remedy() {
         let error = |text: &str| Manifest::parse(text).unwrap_err();
         let typo = error("max-batch-size = 1\n[limits]\ncpu-mss = 5");
         assert!(typo.contains("line 3") && typo.ends_with("The nearest key is cpu-ms."), "{typo}");
         let typo = error("tenant = ['a']");
         assert!(typo.contains("line 1") && typo.ends_with("The nearest key is tenants."), "{typo}");
-        let typo = error("[failures.trap]\nattempts = 3\nthen = 'dead-leter'");
-        assert!(typo.starts_with("line 3: ") && typo.ends_with("is `dead-letter`"), "{typo}");
-        let typo = error("[limits]\ncpu-ms = 5\n\n[failures.tarp]\nattempts = 3");
-        assert!(typo.starts_with("line 4: ") && typo.contains("the nearest is `trap`"), "{typo}");
-        let typo = error("[failure]\nattempts = 3");
-        assert!(typo.contains("line 1") && typo.ends_with("The nearest key is failures."), "{typo}");
         assert!(error("on-change = 'rebuild'").contains("`refuse`"), "{}", error("on-change = 'rebuild'"));
         assert!(error("tenants = []").contains("omit it"));
         assert!(error("tenants = ['a b']").starts_with("tenants: "));

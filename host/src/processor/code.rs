@@ -107,8 +107,8 @@ pub struct VersionStats {
     pub positions: Option<(i64, i64)>,
     /// When its first call began.
     pub began: Option<Instant>,
-    /// Lanes that it has failed and that were not blocked before: it blocked them, or its policy set
-    /// aside one of their events.
+    /// Lanes that it has failed and that were not blocked before: it blocked them, or its policy
+    /// set aside one of their events.
     pub failed: usize,
     /// Why the last of them failed.
     pub reason: Option<Reason>,
@@ -219,7 +219,8 @@ impl CodeVersion {
         }
     }
 
-    /// Records that it has blocked a lane, or that its policy has set aside one of the lane's events.
+    /// Records that it has blocked a lane, or that its policy has set aside one of the lane's
+    /// events.
     pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
         let mut lanes = self.lanes();
         let hash = hash(lane);

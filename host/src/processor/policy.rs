@@ -2,9 +2,9 @@
 //!
 //! Each failure has a class ([`Reason`](crate::model::handler::Reason)), and each class a family
 //! ([`Blame`]). A policy answers one question: after this attempt at this one event, does the lane
-//! try again, set the event aside as a dead letter, or stop, perhaps with the whole processor? It counts attempts at the event, no
-//! matter how they failed. A shortage of the host never counts, because it says nothing about the
-//! event.
+//! try again, set the event aside as a dead letter, or stop, perhaps with the whole processor? It
+//! counts attempts at the event, no matter how they failed. A shortage of the host never counts,
+//! because it says nothing about the event.
 //!
 //! The settings of one class take precedence over those of its family, and these over the settings
 //! for all classes, key by key. The operator's settings for the processor take precedence over the

@@ -80,15 +80,15 @@ fn lines_are_counted_through_literals() {
 #[test]
 fn a_room_may_name_only_the_rooms_in_its_line() {
     assert_rejected("model/event.rs", "use crate::db::Db;", "`model` may not name `crate::db::Db`");
-    assert_rejected("sandbox/engine.rs", "fn f() { crate::processor::retry::now() }", "`sandbox` may not name");
-    assert_rejected("sandbox/engine.rs", "use super::super::processor::retry;", "`sandbox` may not name");
+    assert_rejected("sandbox/engine.rs", "fn f() { crate::processor::policy::now() }", "`sandbox` may not name");
+    assert_rejected("sandbox/engine.rs", "use super::super::processor::policy;", "`sandbox` may not name");
     assert_rejected(
         "processor/lane.rs",
         "use crate::{model::ids, sandbox::{Plugin, Limits}};",
         "crate::sandbox::Plugin",
     );
     assert_rejected("attic/chest.rs", "use crate::model::ids;", "`attic` is not known");
-    assert_fine("processor/lane.rs", "use crate::{model::ids::LaneKey, processor::retry, supervisor::Stop};");
+    assert_fine("processor/lane.rs", "use crate::{model::ids::LaneKey, processor::policy, supervisor::Stop};");
     assert_fine("main.rs", "fn main() { sandmill::cli::main() }");
     assert_rejected("main.rs", "fn main() { sandmill::app::run() }", "`main` may not name `crate::app::run`");
 }
@@ -129,7 +129,7 @@ fn a_pure_module_reads_no_clock() {
     assert_rejected("model/event.rs", "use std::time::Instant;\nfn f() { Instant::now(); }", "`model` is pure");
     assert_fine("model/event.rs", "use std::time::Instant;\nfn f(now: Instant) {}");
     assert_rejected("consumer/router.rs", "use std::time;\nfn f() { time::SystemTime::now(); }", "`consumer::router`");
-    assert_rejected("processor/retry.rs", "async fn f() { tokio::task::yield_now().await }", "`processor::retry`");
+    assert_rejected("processor/policy.rs", "async fn f() { tokio::task::yield_now().await }", "`processor::policy`");
     assert_fine("consumer/wake.rs", "use std::time::Instant;\nfn f() { Instant::now(); }");
     assert_fine("model/event.rs", "use std::time::Duration;");
 }

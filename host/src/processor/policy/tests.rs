@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
+
 use super::*;
 
 /// All known classes, and some that plugins and other handlers give.
@@ -12,11 +14,11 @@ fn classes() -> Vec<&'static str> {
 const WISHES: [Wish; 4] =
     [Wish::None, Wish::Retry { after: None }, Wish::Retry { after: Some(Duration::ZERO) }, Wish::Stop];
 
-fn parse(settings: &str) -> FailureSettings {
-    toml::from_str(settings).unwrap()
+fn parse(settings: Value) -> FailureSettings {
+    serde_json::from_value(settings).unwrap()
 }
 
-fn policy(manifest: &str) -> FailurePolicy {
+fn policy(manifest: Value) -> FailurePolicy {
     FailurePolicy::new(FailureSettings::default(), parse(manifest))
 }
 
@@ -106,7 +108,7 @@ fn ten_attempts_under_load_take_five_minutes_with_any_jitter() {
 
 #[test]
 fn a_shortage_of_the_host_never_counts_and_never_exhausts() {
-    let strict = policy("attempts = 1\nthen = 'dead-letter'");
+    let strict = policy(json!({"attempts": 1, "then": "dead-letter"}));
     for class in classes().into_iter().filter(|class| Blame::of(class) == Blame::Host) {
         for (attempt, wish) in [1, 2, 10, u32::MAX].into_iter().flat_map(|attempt| WISHES.map(|wish| (attempt, wish))) {
             for on_probation in [false, true] {
@@ -124,10 +126,10 @@ fn a_plugins_retry_has_no_limit_unless_one_is_set() {
         for after in [None, Some(Duration::ZERO), Some(Duration::from_secs(1))] {
             let (made, ..) = attempts(&FailurePolicy::default(), class, Wish::Retry { after });
             assert_eq!(made, 1_000);
-            let (made, _, last) = attempts(&policy("[plugin]\nattempts = 3"), class, Wish::Retry { after });
+            let (made, _, last) = attempts(&policy(json!({"plugin": {"attempts": 3}})), class, Wish::Retry { after });
             assert_eq!((made, last), (3, Verdict::Stop));
         }
-        assert_eq!(attempts(&policy("attempts = 3"), class, Wish::Stop).0, 1, "a stop is not retried");
+        assert_eq!(attempts(&policy(json!({"attempts": 3})), class, Wish::Stop).0, 1, "a stop is not retried");
     }
 }
 
@@ -143,16 +145,19 @@ fn a_plugins_delay_is_clamped_to_the_bounds() {
     let usual = FailurePolicy::default();
     assert!(after(&usual, Duration::ZERO) >= Duration::from_millis(150));
     assert_eq!(after(&usual, Duration::from_secs(3_600)), Duration::from_secs(3_600));
-    let bounded = policy("first-ms = 2000\nlongest-s = 60");
+    let bounded = policy(json!({"first-ms": 2_000, "longest-s": 60}));
     assert!(after(&bounded, Duration::ZERO) >= Duration::from_millis(1_500));
     assert_eq!(after(&bounded, Duration::from_secs(3_600)), Duration::from_secs(60));
 }
 
 #[test]
 fn a_class_takes_precedence_over_its_family_and_this_over_all_key_by_key() {
-    let policy = policy(
-        "attempts = 2\nthen = 'dead-letter'\n[event]\nattempts = 3\n[trap]\nattempts = 4\nthen = 'stop'\n[plugin]\nthen = 'stop-processor'",
-    );
+    let policy = policy(json!({
+        "attempts": 2, "then": "dead-letter",
+        "event": {"attempts": 3},
+        "trap": {"attempts": 4, "then": "stop"},
+        "plugin": {"then": "stop-processor"},
+    }));
     let last = |class| {
         let (made, _, last) = attempts(&policy, class, Wish::None);
         (made, last)
@@ -166,8 +171,8 @@ fn a_class_takes_precedence_over_its_family_and_this_over_all_key_by_key() {
 
 #[test]
 fn the_operators_settings_take_precedence_over_a_manifest_as_a_whole() {
-    let manifest = "attempts = 1000\n[trap]\nattempts = 900\nthen = 'dead-letter'";
-    let policy = FailurePolicy::new(parse("attempts = 2"), parse(manifest));
+    let manifest = json!({"attempts": 1_000, "trap": {"attempts": 900, "then": "dead-letter"}});
+    let policy = FailurePolicy::new(parse(json!({"attempts": 2})), parse(manifest));
     let (made, _, last) = attempts(&policy, "trap", Wish::None);
     assert_eq!((made, last), (2, Verdict::SetAside), "the manifest supplies what the operator leaves open");
 }
@@ -176,7 +181,7 @@ fn the_operators_settings_take_precedence_over_a_manifest_as_a_whole() {
 fn a_version_on_probation_stops_instead_of_setting_aside_or_retrying() {
     let counted = classes().into_iter().filter(|class| Blame::of(class) != Blame::Host);
     for (class, then) in counted.flat_map(|class| [(class, "dead-letter"), (class, "stop-processor")]) {
-        let lenient = policy(&format!("attempts = 100\nthen = '{then}'"));
+        let lenient = policy(json!({"attempts": 100, "then": then}));
         for attempt in [1, 2, 99, 100, u32::MAX] {
             for wish in WISHES {
                 let failed = FailedAttempt { on_probation: true, ..failed(class, wish, attempt) };
@@ -194,7 +199,7 @@ fn a_version_on_probation_stops_instead_of_setting_aside_or_retrying() {
 
 #[test]
 fn a_resumed_lane_has_as_many_attempts_again() {
-    let policy = policy("attempts = 3");
+    let policy = policy(json!({"attempts": 3}));
     let verdicts: Vec<bool> =
         (1..=7).map(|attempt| policy.verdict(&failed("trap", Wish::None, attempt)) == Verdict::Stop).collect();
     assert_eq!(verdicts, [false, false, true, false, false, true, false]);
@@ -206,13 +211,13 @@ fn each_policy_ends_after_its_attempts_with_delays_within_its_bounds() {
     for class in classes().into_iter().filter(|class| Blame::of(class) != Blame::Host) {
         for wish in WISHES {
             for limit in [1, 2, 5, 40] {
-                for (first, longest) in [(100, 1), (2_000, 60), (86_400_000, 4_320_000)] {
-                    let text =
-                        format!("attempts = {limit}\nfirst-ms = {first}\nlongest-s = {longest}\nthen = 'dead-letter'");
-                    let policy = policy(&text);
+                for (first, longest) in [(100, 1), (2_000, 60), (86_400_000, 4_320_000_u64)] {
+                    let settings =
+                        json!({"attempts": limit, "first-ms": first, "longest-s": longest, "then": "dead-letter"});
+                    let policy = policy(settings.clone());
                     let (made, _, last) = attempts(&policy, class, wish);
                     let expected = if wish == Wish::Stop { 1 } else { limit };
-                    assert_eq!((made, last), (expected, Verdict::SetAside), "{class} {wish:?} {text}");
+                    assert_eq!((made, last), (expected, Verdict::SetAside), "{class} {wish:?} {settings}");
                     for attempt in 1..made {
                         let Verdict::Again { after, .. } = policy.verdict(&failed(class, wish, attempt)) else {
                             unreachable!()
@@ -224,41 +229,4 @@ fn each_policy_ends_after_its_attempts_with_delays_within_its_bounds() {
             }
         }
     }
-}
-
-#[test]
-fn mistakes_in_settings_name_the_line_and_the_remedy() {
-    let error = |text: &str| toml::from_str::<FailureSettings>(text).unwrap_err().to_string();
-    for (text, line, remedy) in [
-        (
-            "attempts = 3\n[tarp]\nattempts = 2",
-            "line 2",
-            "unknown key or class of failures `tarp`; the nearest is `trap`",
-        ),
-        ("[trap]\nattemps = 2", "line 2", "unknown key of failures `attemps`; the nearest is `attempts`"),
-        ("[trap]\nthen = 'dead-leter'", "line 2", "then = `dead-leter` is unknown; the nearest of "),
-        ("then = 'park-stream'", "line 1", "the nearest of `stop`, `stop-processor`, `dead-letter` is"),
-        ("[trap]\nattempts = 0", "line 2", "attempts = 0 is out of range; use 1 to 1000000"),
-        ("[load]\nattempts = -1", "line 2", "attempts = -1 is out of range"),
-        ("\nfirst-ms = 99", "line 2", "first-ms = 99 is out of range; use 100 to 86400000"),
-        ("longest-s = 4320001", "line 1", "longest-s = 4320001 is out of range; use 1 to 4320000"),
-        ("[instances]\nattempts = 2", "line 2", "`attempts` has no effect for `instances`"),
-        ("[host]\nthen = 'stop'", "line 2", "`then` has no effect for `host`"),
-        ("[throttled]\nfirst-ms = 100", "line 1", "unknown key or class"),
-        ("['plugin:']\nattempts = 2", "line 1", "names no code of a plugin"),
-        ("[trap]\nfirst-ms = 2000\nlongest-s = 1", "line 1", "first-ms = 2000 exceeds longest-s = 1"),
-        ("[trap.event]\nattempts = 2", "line 1", "unknown key of failures `event`"),
-        ("trap = 5", "line 1", "expected a table of failures"),
-    ] {
-        let error = error(text);
-        assert!(error.contains(line) && error.contains(remedy), "{text}\n{error}");
-    }
-}
-
-#[test]
-fn settings_survive_a_round_trip() {
-    let text = "attempts = 2\nthen = \"dead-letter\"\n\n[\"plugin:card.declined\"]\nfirst-ms = 500\n\n[trap]\nlongest-s = 60\n";
-    assert_eq!(toml::to_string(&parse(text)).unwrap(), text);
-    let every = FailureSettings::every();
-    assert_eq!(parse(&toml::to_string(&every).unwrap()), every);
 }
