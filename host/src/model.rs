@@ -11,6 +11,7 @@ pub mod loading;
 pub mod nearest;
 pub mod partition_key;
 pub mod settings;
+pub mod share;
 pub mod spec;
 pub mod text;
 pub mod user_cache;

@@ -35,6 +35,7 @@ pub mod removal;
 pub mod report;
 pub mod roster;
 pub mod settings;
+mod shares;
 mod shed;
 pub mod status;
 pub mod term;
@@ -57,7 +58,7 @@ use crate::{
     },
     consumer::{pages::Pages, router::Router, wake::Wakeups},
     db::{Db, Error, describe, pool::Borrower, sqlstate},
-    model::{cursor::Snapshot, handler::Reason, spec::ProcessorSpec},
+    model::{cursor::Snapshot, handler::Reason, share::Share, spec::ProcessorSpec},
     supervisor::Stop,
     telemetry::metrics::Metrics,
     tenants::Tenants,
@@ -184,8 +185,8 @@ pub struct Processor {
     errors: TermErrors,
     /// Whether this term has committed anything.
     has_committed: bool,
-    /// The fence of the last term.
-    fence: Option<Fence>,
+    /// The share and the fence of the last term.
+    owned: Option<(Share, Fence)>,
 }
 
 impl Processor {
@@ -213,7 +214,7 @@ impl Processor {
             report,
             errors: TermErrors::default(),
             has_committed: false,
-            fence: None,
+            owned: None,
         };
         (processor, watcher)
     }
@@ -229,10 +230,10 @@ impl Processor {
     /// Records that the processor no longer runs.
     async fn release(&self) {
         let (id, commits) = (&self.spec.id, &self.shared.connections.commits);
-        let Some(fence) = &self.fence else { return };
+        let Some((share, fence)) = &self.owned else { return };
         let release = async {
             let session = commits.lend(&Borrower::of(id, "release")).await?;
-            fence::release(&session, id, fence).await?;
+            fence::release(&session, share, fence).await?;
             session.give_back();
             Ok::<_, Error>(())
         };
@@ -292,7 +293,7 @@ impl Processor {
             () = stop.drain() => return Ok(()),
             term = begin => term?,
         };
-        self.fence = Some(term.committer.fence().clone());
+        self.owned = Some((term.committer.share().clone(), term.committer.fence().clone()));
         let shared = self.shared.clone();
         let parts = Parts {
             id: &self.spec.id,

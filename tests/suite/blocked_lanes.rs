@@ -110,17 +110,20 @@ async fn the_search_for_resumed_lanes_reads_no_blocked_ones() {
         .batch_execute(
             "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
              values ('p', 'p', 'p', '', '', 'tenant', 1);
-             insert into sandmill.cursors (processor, bucket, progress) values ('p', 0, '3:3:||');
-             insert into sandmill.lane_checkpoints (processor, bucket, tenant, lane_key, progress, state, reason)
-             select 'p', 0, 't', n::text, '3:3:||', 'blocked', repeat('x', 200) from generate_series(1, 20000) n;
+             insert into sandmill.generations (processor, generation, state) values ('p', 1, 'serving');
+             insert into sandmill.lane_checkpoints (processor, generation, bucket, tenant, lane_key, progress, state, reason)
+             select 'p', 1, 0, 't', n::text, '3:3:||', 'blocked', repeat('x', 200) from generate_series(1, 20000) n;
              update sandmill.lane_checkpoints set state = 'catching-up', resumed = true where lane_key in ('7', '8')",
         )
         .await
         .unwrap();
-    session.batch_execute(&format!("prepare look (text, bigint) as {TAKE_RESUMED}")).await.unwrap();
+    session
+        .batch_execute(&format!("prepare look (text, integer, smallint, smallint, bigint) as {TAKE_RESUMED}"))
+        .await
+        .unwrap();
     let mut read = BTreeMap::new();
     for round in ["first", "second"] {
-        let plan = "explain (analyze, format json) execute look('p', 5000)";
+        let plan = "explain (analyze, format json) execute look('p', 1, 0::smallint, 15::smallint, 5000)";
         let row = session.query_one(plan, &[]).await.unwrap();
         let plan: Value = serde_json::from_str(row.get::<_, sandmill::db::JsonText<'_>>(0).0).unwrap();
         assert!(plan.to_string().contains("lane_checkpoints_resumed"), "{plan:#}");

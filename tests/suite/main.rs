@@ -68,6 +68,8 @@ mod readme;
 mod rights;
 // Errors of guests, which stop only their own lane.
 mod sandbox;
+// Shares of a processor's lanes, and generations of its documents.
+mod shares;
 // Connections that processors share.
 mod sharing;
 // Signals that end a command.

@@ -87,8 +87,8 @@ async fn a_bounded_count_of_dead_letters_says_that_there_are_more() {
     catch_up(&database, &["scripted"], &[]).await;
     let session = database.db.connect("test").await.unwrap();
     let shown = async |more: i64| {
-        let copy = "insert into sandmill.dead_letters (processor, tenant, lane_key, position, event_id, class, message, digest, attempts)
-                    select processor, tenant, lane_key, position + n, event_id, class, message, digest, attempts
+        let copy = "insert into sandmill.dead_letters (processor, generation, tenant, lane_key, position, event_id, class, message, digest, attempts)
+                    select processor, generation, tenant, lane_key, position + n, event_id, class, message, digest, attempts
                     from sandmill.dead_letters, generate_series(1, $1::bigint) n where position = (select max(position) from sandmill.dead_letters)";
         session.execute(copy, &[&more]).await.unwrap();
         let status: Value =

@@ -100,6 +100,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0024_shed_events"),
     migration!("0025_messages"),
     migration!("0026_rejected_files"),
+    migration!("0027_shares_and_generations"),
 ];
 
 /// Former checksums: SHA-256 of the full text of each migration, comments included. Databases were

@@ -21,14 +21,15 @@ use super::{
 use crate::{
     cluster::fence::{self, Fence},
     db::{
-        Error, Session, SqlState, Statement, describe,
+        Error, Session, Statement, describe,
         pool::{Borrower, Lease, Pool},
     },
     failpoint,
     model::{
         cursor::Progress,
         handler::Reason,
-        ids::{BUCKETS, CollectionName, LaneKey, ProcessorId},
+        ids::{CollectionName, LaneKey},
+        share::Share,
     },
     projections::documents::{DocumentWriter, PreparedWrites, WriteError, Writes},
 };
@@ -40,8 +41,7 @@ pub enum CommitError {
     /// lane that wrote the data.
     #[error("{0}")]
     Data(String),
-    /// Another session owns the processor, or has changed its rows. Nothing was committed. The term
-    /// ends.
+    /// Another session owns the share, or has changed its rows. Nothing was committed. The term ends.
     #[error("{0}")]
     Fenced(String),
     /// A statement failed for another reason, or the connection was lost. If COMMIT had been sent,
@@ -50,23 +50,55 @@ pub enum CommitError {
     Lost(String),
 }
 
-impl From<Error> for CommitError {
-    fn from(error: Error) -> Self {
-        let text = describe(&error);
-        match error.code() {
+/// The keys of the rows in the schema `sandmill` that a commit writes or refers to. If one of them is
+/// violated, another program changed these rows; no plugin's data can cause it.
+pub const OWN_KEYS: [&str; 10] = [
+    "cursors_pkey",
+    "cursors_processor_generation_fkey",
+    "dead_letters_pkey",
+    "dead_letters_processor_generation_fkey",
+    "generations_pkey",
+    "generations_processor_fkey",
+    "lane_checkpoints_pkey",
+    "lane_checkpoints_processor_generation_fkey",
+    "sheds_pkey",
+    "sheds_processor_generation_fkey",
+];
+
+/// Whether a key is one that only the host's own rows can violate, by its schema and name. Of the
+/// tables of documents this is the primary key alone: other constraints there are an operator's.
+fn is_own_key(schema: &str, name: &str) -> bool {
+    match schema {
+        "sandmill" => OWN_KEYS.contains(&name),
+        "sandmill_documents" => name.ends_with("_pkey"),
+        _ => false,
+    }
+}
+
+impl CommitError {
+    /// Classifies an error by its SQLSTATE and by the violated constraint, given with its schema.
+    fn of(code: Option<&str>, constraint: Option<(&str, &str)>, text: String) -> Self {
+        match code {
             // The schema raises this code if the fence is not current or a row is not as the term
             // left it.
-            Some(code) if code.code() == "SM412" => CommitError::Fenced(text),
-            // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation concerns the
-            // host's own rows, not the plugin's data.
-            Some(code)
-                if *code != SqlState::UNIQUE_VIOLATION
-                    && ["21", "22", "23", "54"].iter().any(|class| code.code().starts_with(class)) =>
-            {
+            Some("SM412") => CommitError::Fenced(text),
+            // Violations of foreign and of unique keys.
+            Some("23503" | "23505") if constraint.is_none_or(|(schema, name)| is_own_key(schema, name)) => {
+                CommitError::Lost(text)
+            }
+            // Values, constraints, sizes.
+            Some(code) if ["21", "22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
                 CommitError::Data(text)
             }
             _ => CommitError::Lost(text),
         }
+    }
+}
+
+impl From<Error> for CommitError {
+    fn from(error: Error) -> Self {
+        let constraint = error.as_db_error().and_then(|error| Some((error.schema()?, error.constraint()?)));
+        CommitError::of(error.code().map(|code| code.code()), constraint, describe(&error))
     }
 }
 
@@ -126,36 +158,32 @@ pub struct Committer {
     borrower: Borrower,
     /// When the term began, before it read anything.
     began: Instant,
-    processor: ProcessorId,
+    share: Share,
     fence: Fence,
     documents: DocumentWriter,
 }
 
 struct CommitStatements {
     move_cursor: Statement,
-    check_cursor: Statement,
     leave: Statement,
     move_lanes: Statement,
     rejoin: Statement,
     dead_letters: Statement,
     shed: Statement,
-    report: Statement,
 }
 
 impl CommitStatements {
     /// Prepares the statements that the session has not prepared yet.
     async fn on(session: &Session) -> Result<Self, Error> {
-        let (move_cursor, check_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
+        let (move_cursor, leave, move_lanes, rejoin, dead_letters, shed) = tokio::try_join!(
             session.prepared(include_str!("commit/move_cursor.sql")),
-            session.prepared(include_str!("commit/check_cursor.sql")),
             session.prepared(include_str!("commit/leave.sql")),
             session.prepared(include_str!("commit/move_lanes.sql")),
             session.prepared(include_str!("commit/rejoin.sql")),
             session.prepared(include_str!("commit/dead_letters.sql")),
             session.prepared(include_str!("commit/shed.sql")),
-            session.prepared(include_str!("commit/report.sql")),
         )?;
-        Ok(CommitStatements { move_cursor, check_cursor, leave, move_lanes, rejoin, dead_letters, shed, report })
+        Ok(CommitStatements { move_cursor, leave, move_lanes, rejoin, dead_letters, shed })
     }
 }
 
@@ -163,33 +191,36 @@ impl CommitStatements {
 pub struct TermStart {
     /// The term's committer, which holds the fence.
     pub committer: Committer,
-    /// The progress of each bucket.
-    pub cursors: Vec<(i16, Progress)>,
+    /// The progress of the share's cursor.
+    pub stored: Progress,
     /// Lanes behind that progress.
     pub checkpoints: Vec<(LaneKey, LaneRow)>,
 }
 
 impl Committer {
-    /// Begins a term: takes a fence for a processor, and reads the state of the database under it.
-    /// `host` is the pid of the session that holds the host lock.
+    /// Begins a term: takes a fence for a share, and reads the state of the database under it. `host`
+    /// is the pid of the session that holds the host lock. None if the share no longer exists or owns
+    /// other buckets.
     pub async fn begin(
         sessions: &Arc<Pool<CommitSession>>,
-        processor: &ProcessorId,
+        share: Share,
         collections: &[CollectionName],
         host: i32,
-    ) -> Result<TermStart, Error> {
-        let borrower = Borrower::of(processor, "commit");
+    ) -> Result<Option<TermStart>, Error> {
+        let borrower = Borrower::of(&share.processor, "commit");
         let mut session = sessions.lend(&borrower).await?;
         // The session is older than this time, so it covers everything read from here on.
         let began = Instant::now();
-        let (fence, cursors) = fence::take(&mut session.session, processor, host).await?;
+        let Some((fence, stored)) = fence::take(&mut session.session, &share, host).await? else {
+            session.give_back();
+            return Ok(None);
+        };
         // The fence comes first, so the rows include everything that an earlier owner committed.
-        let checkpoints = lane_checkpoints::read(&session, processor).await?;
-        let documents = DocumentWriter::open(&session, processor.owner(), collections).await?;
+        let checkpoints = lane_checkpoints::read(&session, &share).await?;
+        let documents = DocumentWriter::open(&session, share.processor.owner(), collections).await?;
         session.give_back();
-        let (sessions, processor) = (sessions.clone(), processor.clone());
-        let committer = Committer { sessions, borrower, began, processor, fence, documents };
-        Ok(TermStart { committer, cursors, checkpoints })
+        let committer = Committer { sessions: sessions.clone(), borrower, began, share, fence, documents };
+        Ok(Some(TermStart { committer, stored, checkpoints }))
     }
 
     /// Borrows a session on which this term may commit.
@@ -203,6 +234,11 @@ impl Committer {
         Err(CommitError::Lost("the connections of this term were lost, perhaps in a crash of the database".into()))
     }
 
+    /// The share that this term owns.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// The fence of this term.
     pub fn fence(&self) -> &Fence {
         &self.fence
@@ -213,8 +249,7 @@ impl Committer {
         let session = self.session().await?;
         let statements = CommitStatements::on(&session).await?;
         let documents = self.documents.prepare(&session, commit.writes).await?;
-        let transaction =
-            CommitTransaction { processor: &self.processor, fence: &self.fence, session: &session, statements };
+        let transaction = CommitTransaction { share: &self.share, fence: &self.fence, session: &session, statements };
         let committed = transaction.commit(commit, documents).await;
         // After rejected data the transaction was rolled back, so the session can be used again.
         if matches!(committed, Ok(()) | Err(CommitError::Data(_))) {
@@ -228,7 +263,7 @@ impl Committer {
     pub async fn record_wait(&self, reason: &str) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statement = session.prepared(include_str!("commit/held.sql")).await?;
-        session.execute(&statement, &[&self.processor.as_str(), &reason]).await?;
+        session.execute(&statement, &[&self.share.processor.as_str(), &reason]).await?;
         session.give_back();
         Ok(())
     }
@@ -236,7 +271,7 @@ impl Committer {
 
 /// A commit under way.
 struct CommitTransaction<'a> {
-    processor: &'a ProcessorId,
+    share: &'a Share,
     fence: &'a Fence,
     session: &'a Session,
     statements: CommitStatements,
@@ -251,11 +286,10 @@ impl CommitTransaction<'_> {
                 tokio::try_join!(biased;
                     self.set_aside(commit.dead_letters),
                     self.shed(commit.sheds),
-                    self.report(commit.report),
                     self.leave(commit.left),
                     self.move_lanes(commit.moved),
                     self.rejoin(commit.rejoined),
-                    self.move_cursor(commit.from, commit.to, commit.handled),
+                    self.move_cursor(&commit),
                 )?;
                 Ok(())
             };
@@ -310,7 +344,8 @@ impl CommitTransaction<'_> {
             .execute(
                 &self.statements.dead_letters,
                 &[
-                    &self.processor.as_str(),
+                    &self.share.processor.as_str(),
+                    &self.share.generation,
                     &digests,
                     &tenants,
                     &keys,
@@ -325,7 +360,7 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
-    /// Stores the counts of shed events.
+    /// Stores the events that each lane shed.
     async fn shed(&self, sheds: &[(LaneKey, Shed)]) -> Result<(), Error> {
         if sheds.is_empty() {
             return Ok(());
@@ -334,20 +369,9 @@ impl CommitTransaction<'_> {
         let from: Vec<String> = sheds.iter().map(|(_, shed)| shed.from.to_string()).collect();
         let to: Vec<String> = sheds.iter().map(|(_, shed)| shed.to.to_string()).collect();
         let events: Vec<i64> = sheds.iter().map(|(_, shed)| shed.events as i64).collect();
-        let params: [&(dyn crate::db::types::ToSql + Sync); 6] =
-            [&self.processor.as_str(), &tenants, &keys, &from, &to, &events];
+        let params: [&(dyn crate::db::types::ToSql + Sync); 7] =
+            [&self.share.processor.as_str(), &self.share.generation, &tenants, &keys, &from, &to, &events];
         self.session.execute(&self.statements.shed, &params).await?;
-        Ok(())
-    }
-
-    /// Stores the rate and the measures, if a report is due.
-    async fn report(&self, report: Option<&RateReport>) -> Result<(), Error> {
-        if let Some(RateReport { rate, measures }) = report {
-            // Measures are plain numbers, so they always serialize.
-            let measures = serde_json::to_string(measures).unwrap_or_else(|_| "{}".into());
-            let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&self.processor.as_str(), rate, &measures];
-            self.session.execute(&self.statements.report, &params).await?;
-        }
         Ok(())
     }
 
@@ -363,7 +387,8 @@ impl CommitTransaction<'_> {
             .execute(
                 &self.statements.leave,
                 &[
-                    &self.processor.as_str(),
+                    &self.share.processor.as_str(),
+                    &self.share.generation,
                     &buckets,
                     &tenants,
                     &keys,
@@ -392,7 +417,8 @@ impl CommitTransaction<'_> {
             .query(
                 &self.statements.move_lanes,
                 &[
-                    &self.processor.as_str(),
+                    &self.share.processor.as_str(),
+                    &self.share.generation,
                     &tenants,
                     &keys,
                     &before,
@@ -416,23 +442,39 @@ impl CommitTransaction<'_> {
         }
         let (tenants, keys) = names(rejoined.iter().map(|(lane, _)| lane));
         let before: Vec<String> = rejoined.iter().map(|(_, before)| before.to_string()).collect();
-        self.session.query(&self.statements.rejoin, &[&self.processor.as_str(), &tenants, &keys, &before]).await?;
+        let params: [&(dyn crate::db::types::ToSql + Sync); 5] =
+            [&self.share.processor.as_str(), &self.share.generation, &tenants, &keys, &before];
+        self.session.query(&self.statements.rejoin, &params).await?;
         Ok(())
     }
 
-    /// Moves the cursor of every bucket, or only checks and locks it if it stays. Fails the
-    /// transaction if the fence is not current. Sent last, because it locks the rows.
-    async fn move_cursor(&self, from: &Progress, to: &Progress, handled: i64) -> Result<(), Error> {
-        let (processor, fence, buckets) = (self.processor.as_str(), self.fence.as_str(), i64::from(BUCKETS));
-        let (from, to) = (from.to_string(), to.to_string());
-        if from == to {
-            let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&processor, &fence, &from, &buckets, &handled];
-            self.session.query(&self.statements.check_cursor, &params).await?;
-        } else {
-            let params: [&(dyn crate::db::types::ToSql + Sync); 6] =
-                [&processor, &fence, &from, &to, &buckets, &handled];
-            self.session.query(&self.statements.move_cursor, &params).await?;
-        }
+    /// Moves the cursor, even if only to where it is, with the commit's counts and its report. Fails
+    /// the transaction if the fence is not current. Sent last, because it locks the row.
+    async fn move_cursor(&self, commit: &Commit<'_>) -> Result<(), Error> {
+        let Share { processor, generation, number, .. } = self.share;
+        let (from, to) = (commit.from.to_string(), commit.to.to_string());
+        let shed: i64 = commit.sheds.iter().map(|(_, shed)| shed.events as i64).sum();
+        let rate = commit.report.map(|report| report.rate);
+        // Measures are plain numbers, so they always serialize.
+        let measures =
+            commit.report.map(|report| serde_json::to_string(&report.measures).unwrap_or_else(|_| "{}".into()));
+        self.session
+            .query(
+                &self.statements.move_cursor,
+                &[
+                    &processor.as_str(),
+                    generation,
+                    number,
+                    &self.fence.as_str(),
+                    &from,
+                    &to,
+                    &commit.handled,
+                    &shed,
+                    &rate,
+                    &measures,
+                ],
+            )
+            .await?;
         Ok(())
     }
 }
@@ -471,5 +513,49 @@ impl CheckpointColumns {
             columns.event_positions.push(checkpoint.event_position);
         }
         columns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(code: &str, constraint: Option<(&str, &str)>) -> &'static str {
+        match CommitError::of(Some(code), constraint, String::new()) {
+            CommitError::Data(_) => "data",
+            CommitError::Fenced(_) => "fenced",
+            CommitError::Lost(_) => "lost",
+        }
+    }
+
+    #[test]
+    fn a_violated_key_of_the_hosts_own_rows_ends_the_term() {
+        for own in OWN_KEYS {
+            let code = if own.ends_with("_fkey") { "23503" } else { "23505" };
+            assert_eq!(class(code, Some(("sandmill", own))), "lost", "{own}");
+        }
+        assert_eq!(class("23505", Some(("sandmill_documents", "c17_1_pkey"))), "lost");
+        assert_eq!(class("23505", None), "lost", "an unknown key");
+    }
+
+    #[test]
+    fn a_constraint_that_a_plugins_data_violated_concerns_its_lane() {
+        for (code, constraint) in [
+            ("23505", Some(("sandmill", "events_tenant_id_key"))),
+            ("23505", Some(("sandmill_documents", "c17_1_email"))),
+            ("23503", Some(("public", "orders_customer_fkey"))),
+            ("23514", Some(("sandmill", "dead_letters_check"))),
+            ("22P05", None),
+            ("54000", None),
+        ] {
+            assert_eq!(class(code, constraint), "data", "{code} {constraint:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_check_is_fenced_and_all_else_is_lost() {
+        assert_eq!(class("SM412", None), "fenced");
+        assert_eq!(class("57014", None), "lost");
+        assert!(matches!(CommitError::of(None, None, String::new()), CommitError::Lost(_)));
     }
 }

@@ -240,7 +240,7 @@ impl<'a> Engine<'a> {
         let session = self.commits.committer.session().await?;
         let pauses = pauses::read(&session, self.id).await;
         let pauses = pauses.map_err(|e| anyhow::anyhow!(describe(&e)))?;
-        let resumed = lane_checkpoints::take_resumed(&session, self.id).await;
+        let resumed = lane_checkpoints::take_resumed(&session, self.commits.committer.share()).await;
         let (resumed, more) = resumed.map_err(|e| anyhow::anyhow!(describe(&e)))?;
         session.give_back();
         if let Some(lane) = resumed.first() {

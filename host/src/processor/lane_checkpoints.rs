@@ -17,6 +17,7 @@ use crate::{
         cursor::Progress,
         handler::Reason,
         ids::{LaneKey, ProcessorId, TenantId},
+        share::Share,
     },
 };
 
@@ -133,13 +134,19 @@ impl From<&LaneCheckpoint> for LaneRow {
     }
 }
 
-/// Reads all lane checkpoints of a processor, in parts.
-pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(LaneKey, LaneRow)>, Error> {
+/// Reads all lane checkpoints of a share, in parts.
+pub async fn read(session: &Session, share: &Share) -> Result<Vec<(LaneKey, LaneRow)>, Error> {
+    let Share { processor, generation, owns, .. } = share;
     let mut read: Vec<(LaneKey, LaneRow)> = Vec::new();
     let statement = session.prepare(include_str!("lane_checkpoints/read.sql")).await?;
     let mut after = (String::new(), String::new());
     loop {
-        let rows = session.query(&statement, &[&processor.as_str(), &after.0, &after.1, &AT_ONCE]).await?;
+        let rows = session
+            .query(
+                &statement,
+                &[&processor.as_str(), generation, &owns.first(), &owns.last(), &after.0, &after.1, &AT_ONCE],
+            )
+            .await?;
         for row in &rows {
             // Lanes of one tenant are adjacent and share its name; most share few snapshots as
             // well.
@@ -172,16 +179,19 @@ fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
     Some((lane, LaneRow { progress: row.get::<_, &str>(2).parse().ok()?, state, attempts }))
 }
 
-/// Resumes waiting lanes: all of a processor, those of one tenant, or one lane. Returns their
-/// number.
+/// Resumes waiting lanes of the serving generation: all of a processor, those of one tenant, or one
+/// lane. Returns their number.
 pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
     session.execute(include_str!("lane_checkpoints/resume.sql"), &[&processor, &tenant, &key]).await
 }
 
-/// Takes lanes of a processor that were [resumed](resume): each is returned once. Also returns
-/// whether there may be more.
-pub async fn take_resumed(session: &Session, processor: &ProcessorId) -> Result<(Vec<LaneKey>, bool), Error> {
-    let rows = session.query(TAKE_RESUMED, &[&processor.as_str(), &AT_ONCE]).await?;
+/// Takes lanes of a share that were [resumed](resume): each is returned once. Also returns whether
+/// there may be more.
+pub async fn take_resumed(session: &Session, share: &Share) -> Result<(Vec<LaneKey>, bool), Error> {
+    let Share { processor, generation, owns, .. } = share;
+    let params: [&(dyn crate::db::types::ToSql + Sync); 5] =
+        [&processor.as_str(), generation, &owns.first(), &owns.last(), &AT_ONCE];
+    let rows = session.query(TAKE_RESUMED, &params).await?;
     let more = rows.len() as i64 == AT_ONCE;
     Ok((rows.iter().filter_map(lane).collect(), more))
 }

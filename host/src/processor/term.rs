@@ -1,5 +1,5 @@
-//! A term: one uninterrupted ownership of a processor, with everything that is valid only during
-//! it.
+//! A term: one uninterrupted ownership of a processor's share, with everything that is valid only
+//! during it.
 //!
 //! It begins with a new fence and the progress in the database. It ends with the first lost
 //! connection, rejected fence or unknown outcome of a commit. Then all of its state is dropped at
@@ -12,15 +12,12 @@ use super::{
     Shared,
     commit::{Committer, TermStart},
     lane_checkpoints::LaneRow,
+    shares,
 };
 use crate::{
     consumer::pages::Reader,
     db::pool::Borrower,
-    model::{
-        cursor::Progress,
-        ids::{BUCKETS, LaneKey},
-        spec::ProcessorSpec,
-    },
+    model::{cursor::Progress, ids::LaneKey, spec::ProcessorSpec},
     projections::documents::TermDocuments,
 };
 
@@ -34,25 +31,26 @@ pub struct Term {
     pub lanes: Reader,
     /// The reader of documents.
     pub documents: Arc<TermDocuments>,
-    /// The progress in the cursor rows.
+    /// The progress in the cursor.
     pub stored: Progress,
     /// Lanes behind the cursor.
     pub checkpoints: Vec<(LaneKey, LaneRow)>,
 }
 
 impl Term {
-    /// Takes a new fence, and reads the progress under it. `host` is the pid of the session that
-    /// holds the host lock.
+    /// Takes a new fence of the processor's share, and reads the progress under it. `host` is the pid
+    /// of the session that holds the host lock. Fails unless each bucket has one owner.
     pub async fn begin(shared: &Shared, spec: &ProcessorSpec, host: i32) -> anyhow::Result<Term> {
         let (sessions, id) = (&shared.connections, &spec.id);
-        let TermStart { committer, cursors, checkpoints } =
-            Committer::begin(&sessions.commits, id, &spec.descriptor.collections, host).await?;
-        let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
-        anyhow::ensure!(
-            cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),
-            "the {} buckets of processor {id} differ in progress; another version of the host wrote them",
-            cursors.len(),
-        );
+        let session = sessions.commits.lend(&Borrower::of(id, "commit")).await?;
+        let found = shares::serving(&session, id).await?;
+        session.give_back();
+        let share = shares::only(id, found)?;
+        let Some(TermStart { committer, stored, checkpoints }) =
+            Committer::begin(&sessions.commits, share, &spec.descriptor.collections, host).await?
+        else {
+            anyhow::bail!("the shares of processor {id} changed while a term began");
+        };
         let pages = shared.pages.reader(Borrower::of(id, "read"));
         let lanes = shared.pages.reader(Borrower::of(id, "lanes"));
         let (cache_bytes, read_bytes) = (shared.config.document_cache_mib << 20, shared.config.read_mib << 20);

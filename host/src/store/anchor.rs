@@ -25,6 +25,13 @@ use crate::{
     model::cursor::{ParseError, Progress, Snapshot, Xid},
 };
 
+/// The columns of the schema `sandmill` with xids or progress that are compared with those of later
+/// transactions, as table and column. A [`reanchor`] rewrites all of them, and [`check`] reads them.
+pub const RENUMBERED: [(&str, &str); 3] =
+    [("cursors", "progress"), ("events", "xid"), ("lane_checkpoints", "progress")];
+/// The columns with progress that a [`reanchor`] leaves as they are, because they only show what
+/// happened: nothing compares them with other xids.
+pub const HISTORY: [(&str, &str); 2] = [("sheds", "from_progress"), ("sheds", "to_progress")];
 /// The first xid that a transaction can have.
 const FIRST_XID: Xid = 3;
 /// Maximum number of classes. 500: hundreds of lanes with different progress result in as many, and

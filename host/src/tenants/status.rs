@@ -162,7 +162,7 @@ async fn add_lags(
     tenants: &mut [TenantStatus],
     progresses: Vec<TenantProgresses>,
 ) -> Result<(), Error> {
-    let cursors = session.query("select distinct progress::text from sandmill.cursors where bucket = 0", &[]).await?;
+    let cursors = session.query(include_str!("status/cursors.sql"), &[]).await?;
     let cursors = parsed(cursors.iter().map(|row| row.get(0)).collect());
     let lags = lag::of_tenants(session, &progresses, &cursors, LAG_COUNTED).await?;
     let positions: Vec<i64> = lags.iter().filter_map(|lag| lag.first).collect();

@@ -188,7 +188,7 @@ impl Database {
         for row in collections {
             self.session.batch_execute(&format!("truncate {}", row.get::<_, &str>(0))).await?;
         }
-        self.session.batch_execute("delete from sandmill.cursors").await?;
+        self.session.batch_execute("delete from sandmill.generations").await?;
         self.session.batch_execute("checkpoint").await.context("checkpoint")?;
         self.session.batch_execute("select public.pg_stat_statements_reset()").await?;
         Ok(())

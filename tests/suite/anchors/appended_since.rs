@@ -109,15 +109,18 @@ async fn a_role_that_may_not_read_the_control_file_can_append() {
     append_to(&plain, "acme", "a", 1).await;
 }
 
-/// Cursors that were restored one by one have different writers, like rows of appends, so the rows
-/// do not show which events are new.
+/// Streams that were restored one by one have different writers, like rows of appends, so the rows do
+/// not show which events are new.
 #[tokio::test]
 async fn the_operator_names_the_first_new_event_if_the_rows_do_not_show_it() {
     let database = database().await;
     let store = Store::make(database.clone()).await;
     let mut session = database.db.connect("test").await.unwrap();
-    let sql = "do $$ declare c record; begin for c in select processor, bucket from sandmill.cursors loop
-                 update sandmill.cursors set fence = 'restored' where processor = c.processor and bucket = c.bucket; commit; end loop; end $$";
+    let sql = "do $$ declare s record; begin
+                 for s in select tenant, stream from sandmill.streams loop
+                   update sandmill.streams set version = version where tenant = s.tenant and stream = s.stream; commit;
+                 end loop;
+                 update sandmill.cursors set fence = 'restored'; end $$";
     session.batch_execute(sql).await.unwrap();
     for _ in 0..2 {
         let nested = format!("begin; savepoint s; {}; release s; commit", insert("acme", "z", "Happened"));

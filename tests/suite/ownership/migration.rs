@@ -83,12 +83,12 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
         ]
     );
     assert_eq!(
-        find("select processor, min(fence), count(*) from sandmill.cursors group by 1 order by 1").await,
+        find("select processor, fence, share, first_bucket, last_bucket from sandmill.cursors order by 1").await,
         [
-            "(acme.eu/orders,\"token of orders--acme-eu-0badcafe\",16)",
-            "(acme/orders,\"token of orders--acme\",16)",
-            "(carts,\"token of carts\",16)",
-            "(globex/p--acme,\"token of p--acme--globex\",16)",
+            "(acme.eu/orders,\"token of orders--acme-eu-0badcafe\",0,0,15)",
+            "(acme/orders,\"token of orders--acme\",0,0,15)",
+            "(carts,\"token of carts\",0,0,15)",
+            "(globex/p--acme,\"token of p--acme--globex\",0,0,15)",
         ]
     );
     // The lane of the other tenant has no processor under this id.

@@ -28,6 +28,7 @@ async fn rows_of(database: &Database, processor: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (table, column) in [
         ("processors", "id"),
+        ("generations", "processor"),
         ("cursors", "processor"),
         ("lane_checkpoints", "processor"),
         ("pauses", "processor"),
@@ -84,7 +85,10 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
     let undecided = run(&database, &["processors", "remove", "acme/scripted"]).await.unwrap_err();
     assert!(undecided.contains("--keep-documents") && undecided.contains("--drop-documents"), "{undecided}");
     let before = rows_of(&database, "acme/scripted").await;
-    assert_eq!(before, ["(processors,1)", "(cursors,16)", "(lane_checkpoints,1)", "(pauses,1)", "(dead_letters,2)"]);
+    assert_eq!(
+        before,
+        ["(processors,1)", "(generations,1)", "(cursors,1)", "(lane_checkpoints,1)", "(pauses,1)", "(dead_letters,2)"]
+    );
 
     assert_eq!(
         json(&database, &keep).await,
@@ -94,7 +98,10 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
         })
     );
     let after = rows_of(&database, "acme/scripted").await;
-    assert_eq!(after, ["(processors,0)", "(cursors,0)", "(lane_checkpoints,0)", "(pauses,0)", "(dead_letters,0)"]);
+    assert_eq!(
+        after,
+        ["(processors,0)", "(generations,0)", "(cursors,0)", "(lane_checkpoints,0)", "(pauses,0)", "(dead_letters,0)"]
+    );
     let document = format!(r#"select _id, data->>'count' from public."{OWN}""#);
     assert_eq!(rows(&database, &document).await, ["(s,2)"]);
     let listed = json(&database, &["processors", "list", "--json"]).await;

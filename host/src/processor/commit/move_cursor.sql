@@ -1,15 +1,22 @@
--- Moves the cursor of every bucket to the next progress, and adds the events handled to the row of
--- bucket 0. Fails the transaction if another term has taken the fence or the cursor has moved.
+-- Moves the cursor of a share to the next progress, or keeps it where it is, and adds up what the
+-- commit counts. Stores a report if one is due. Fails the transaction if another term has taken the
+-- fence or the cursor has moved. Locks the row until the transaction ends.
 --
--- $1 text    processor
--- $2 text    fencing token
--- $3 text    progress before
--- $4 text    progress after
--- $5 bigint  number of buckets
--- $6 bigint  number of events handled
+-- $1  text              processor
+-- $2  integer           generation
+-- $3  smallint          share
+-- $4  text              fencing token
+-- $5  text              progress before
+-- $6  text              progress after
+-- $7  bigint            number of events handled
+-- $8  bigint            number of events shed
+-- $9  double precision  events per second; null = no report is due
+-- $10 text              measures, as JSON; null = no report is due
 with moved as (
-  update sandmill.cursors set progress = $4::text, handled = case when bucket = 0 then handled + $6 else handled end
-  where processor = $1 and fence = $2 and progress::text = $3::text
+  update sandmill.cursors
+  set progress = $6::text, handled = handled + $7, shed_events = shed_events + $8, rate = coalesce($9, rate),
+      measures = coalesce($10::text::json, measures), reported_at = case when $9 is null then reported_at else now() end
+  where processor = $1 and generation = $2 and share = $3 and fence = $4 and progress::text = $5::text
   returning 1
 )
-select sandmill.must_change('move cursor of ' || $1, $5, (select count(*) from moved))
+select sandmill.must_change('move cursor of ' || $1, 1, (select count(*) from moved))

@@ -2,20 +2,21 @@
 -- fence in the same transaction.
 --
 -- $1  text           processor
+-- $2  integer        generation
 -- Arrays of one length:
--- $2  text[]         tenants
--- $3  text[]         lane keys
--- $4  text[]         progress before
--- $5  text[]         progress after
--- $6  text[]         states
--- $7  integer[]      attempts
--- $8  timestamptz[]  next attempts, or null
--- $9  text[]         classes
--- $10 text[]         reasons
--- $11 bigint[]       positions of the events that the lanes wait before, or null
+-- $3  text[]         tenants
+-- $4  text[]         lane keys
+-- $5  text[]         progress before
+-- $6  text[]         progress after
+-- $7  text[]         states
+-- $8  integer[]      attempts
+-- $9  timestamptz[]  next attempts, or null
+-- $10 text[]         classes
+-- $11 text[]         reasons
+-- $12 bigint[]       positions of the events that the lanes wait before, or null
 with given as (
   select * from unnest(
-    $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::text[], $10::text[], $11::bigint[])
+    $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])
   as given (tenant, lane_key, before, after, state, attempts, next_at, class, reason, event_position)
 ),
 moved as (
@@ -24,7 +25,8 @@ moved as (
       reason = given.reason, event_position = given.event_position, resumed = false,
       since = case when e.state = given.state and e.reason = given.reason then e.since else now() end
   from given
-  where e.processor = $1 and e.tenant = given.tenant and e.lane_key = given.lane_key and e.progress::text = given.before
+  where e.processor = $1 and e.generation = $2 and e.tenant = given.tenant and e.lane_key = given.lane_key
+    and e.progress::text = given.before
   returning 1
 )
-select sandmill.must_change('move lanes of ' || $1, cardinality($2), (select count(*) from moved))
+select sandmill.must_change('move lanes of ' || $1, cardinality($3), (select count(*) from moved))

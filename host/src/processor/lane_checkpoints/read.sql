@@ -1,11 +1,14 @@
--- Reads lane checkpoints of a processor, a page at a time, in the order of tenant and lane key.
+-- Reads lane checkpoints of a share, a page at a time, in the order of tenant and lane key.
 --
--- $1 text    processor
--- $2 text    tenant of the last lane of the page before
--- $3 text    lane key of the last lane of the page before
--- $4 bigint  maximum number of lanes
+-- $1 text      processor
+-- $2 integer   generation
+-- $3 smallint  first bucket of the share
+-- $4 smallint  last bucket of the share
+-- $5 text      tenant of the last lane of the page before
+-- $6 text      lane key of the last lane of the page before
+-- $7 bigint    maximum number of lanes
 select tenant, lane_key, progress::text, state, attempts, next_at
 from sandmill.lane_checkpoints
-where processor = $1 and (tenant, lane_key) > ($2, $3)
+where processor = $1 and generation = $2 and bucket between $3 and $4 and (tenant, lane_key) > ($5, $6)
 order by tenant, lane_key
-limit $4
+limit $7

@@ -8,18 +8,22 @@
 -- In a restored dump, rows have foreign ids in `xid` and mostly one writer.
 --
 -- An older id could be a coincidence only if a dump was restored row by row, each row in its own
--- transaction. The cursors of a processor show that. Then the stream's row must also have the same
--- writer.
+-- transaction. Streams show that: an append writes a stream together with its events, and a restore
+-- that is not row by row gives all other streams one writer. If they have several, the stream's row
+-- must also have the event's writer.
 --
 -- No cursor can have handled what was written after it, no matter what its snapshot contains. So
 -- the result is also right where rows came here physically, by pg_upgrade: then it finds nothing
 -- that the snapshots do not show as well.
 with cursor as materialized (
-  select min(age) as age, coalesce(bool_or(has_many_writers), false) as came_row_by_row
-  from (
-    select min(age(xmin)) as age, min(xmin::text) <> max(xmin::text) as has_many_writers
-    from sandmill.cursors group by processor
-  ) of_processor
+  select min(age(xmin)) as age from sandmill.cursors
+),
+restored as materialized (
+  select count(distinct s.xmin::text) > 1 as row_by_row
+  from sandmill.streams s
+  where not exists (
+    select from sandmill.events e where e.tenant = s.tenant and e.stream = s.stream and e.xmin = s.xmin
+  )
 ),
 written as materialized (
   select e.xmin as writer, min(e.position) as first, max(e.position) as last, count(*) as events,
@@ -35,7 +39,7 @@ written as materialized (
 ),
 certain as (
   select min(first) as position from written 
-  where has_one_xid and (is_own or may_be_parent and (moved_its_stream or not (select came_row_by_row from cursor)))
+  where has_one_xid and (is_own or may_be_parent and (moved_its_stream or not (select row_by_row from restored)))
 )
 select certain.position, coalesce(sum(written.events), 0)::bigint, min(written.first), max(written.last)
 from certain

@@ -43,22 +43,26 @@ select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 
        coalesce(refusals, 0), refused, behind.most > $4,
        array(
          select distinct first.progress
-         from sandmill.processors p
+         from sandmill.generations g
          cross join lateral (
-           select x.progress::text from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = chosen.tenant
+           select x.progress::text from sandmill.lane_checkpoints x
+           where x.processor = g.processor and x.generation = g.generation and x.tenant = chosen.tenant
              and not (x.state = 'paused' and x.class = 'replaced') order by x.lane_key limit $4
          ) first
+         where g.state = 'serving'
        )
 from chosen
 cross join lateral (
   -- One count per processor, by the key of `lane_checkpoints`: a processor may have very many lanes
   -- of other tenants.
   select coalesce(sum(counted.lanes), 0)::bigint as lanes, coalesce(max(counted.lanes), 0) as most
-  from sandmill.processors p
+  from sandmill.generations g
   cross join lateral (
-    select count(*) as lanes from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = chosen.tenant
+    select count(*) as lanes from sandmill.lane_checkpoints x
+    where x.processor = g.processor and x.generation = g.generation and x.tenant = chosen.tenant
       and not (x.state = 'paused' and x.class = 'replaced')
   ) counted
+  where g.state = 'serving'
 ) behind
 order by
   case when $2 = 'cpu' and fresh then lately_cpu end desc nulls last,
