@@ -1,5 +1,5 @@
--- Shares and generations: one cursor per share of a processor's lanes instead of sixteen equal ones,
--- and a generation in every row that records how far, or how well, events were handled.
+-- Shares and generations: one cursor per share of a processor's lanes instead of sixteen equal
+-- ones, and a generation in every row that records how far, or how well, events were handled.
 --
 -- A generation is one build of a processor's documents, with its own cursors, lane checkpoints and
 -- dead letters. Generation 1 begins when the processor is registered. Generation `g` of a processor
@@ -52,8 +52,8 @@ create table sandmill.generations (
 create unique index generations_serving on sandmill.generations (processor) where state = 'serving';
 insert into sandmill.generations (processor, generation, state) select id, 1, 'serving' from sandmill.processors;
 
--- Cursors. Their fences differ after a re-anchoring that no term followed. Then the one that remains
--- gets a fence that no host has.
+-- Cursors. Their fences differ after a re-anchoring that no term followed. Then the one that
+-- remains gets a fence that no host has.
 alter table sandmill.lane_checkpoints drop constraint lane_checkpoints_processor_bucket_fkey;
 update sandmill.cursors c set handled = whole.handled, fence = whole.fence
 from (
@@ -134,7 +134,8 @@ drop index sandmill.sheds_processor_id_idx;
 create index sheds_processor_generation_id_idx on sandmill.sheds (processor, generation, id);
 
 -- Registers a processor: creates or updates its row, its first generation with one share, and its
--- collections. Returns false and changes nothing if the plugin would build its documents differently.
+-- collections. Returns false and changes nothing if the plugin would build its documents
+-- differently.
 --
 -- * p_adopt: true also accepts documents of different event types or read-model versions, but
 --   never of a different partitioning.

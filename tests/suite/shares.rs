@@ -1,5 +1,5 @@
-//! Shares and generations of processors: how old rows become a share, on which shares a term begins,
-//! and the keys of the rows that a commit writes.
+//! Shares and generations of processors: how old rows become a share, on which shares a term
+//! begins, and the keys of the rows that a commit writes.
 
 use sandmill::{
     db::{

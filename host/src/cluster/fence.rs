@@ -25,9 +25,9 @@ impl fmt::Display for Fence {
 }
 
 /// Begins a term on a share. From then on every earlier token is rejected. The token is durable
-/// before this returns: if a crash could undo it, an earlier owner's commit might succeed. `host` is
-/// the pid of the session that holds the host lock. Returns the progress of the share; none if the
-/// share no longer exists or owns other buckets.
+/// before this returns: if a crash could undo it, an earlier owner's commit might succeed. `host`
+/// is the pid of the session that holds the host lock. Returns the progress of the share; none if
+/// the share no longer exists or owns other buckets.
 pub async fn take(session: &mut Session, share: &Share, host: i32) -> Result<Option<(Fence, Progress)>, Error> {
     let Share { processor, generation, number, owns } = share;
     let fence = Fence(uuid::Uuid::new_v4().simple().to_string());

@@ -1,8 +1,8 @@
 //! Shares: the parts into which the lanes of a processor's generation are divided.
 //!
 //! Each share has a cursor, a fence and commits of its own. It owns a range of buckets, and so the
-//! lanes whose [`bucket`](super::ids::LaneKey::bucket) lies in it. The ranges of a generation must be
-//! a partition of all buckets: without an owner the events of a lane would be lost, and with two
+//! lanes whose [`bucket`](super::ids::LaneKey::bucket) lies in it. The ranges of a generation must
+//! be a partition of all buckets: without an owner the events of a lane would be lost, and with two
 //! they would be handled twice. [`check_partition`] decides this.
 
 use super::ids::{BUCKETS, ProcessorId};
@@ -64,7 +64,8 @@ pub enum PartitionError {
     Shared(u8),
 }
 
-/// Fails unless each bucket lies in exactly one of the ranges. Names the first bucket that does not.
+/// Fails unless each bucket lies in exactly one of the ranges. Names the first bucket that does
+/// not.
 pub fn check_partition(ranges: &[BucketRange]) -> Result<(), PartitionError> {
     for bucket in 0..BUCKETS {
         match ranges.iter().filter(|range| range.contains(bucket)).count() {

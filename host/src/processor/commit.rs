@@ -41,7 +41,8 @@ pub enum CommitError {
     /// lane that wrote the data.
     #[error("{0}")]
     Data(String),
-    /// Another session owns the share, or has changed its rows. Nothing was committed. The term ends.
+    /// Another session owns the share, or has changed its rows. Nothing was committed. The term
+    /// ends.
     #[error("{0}")]
     Fenced(String),
     /// A statement failed for another reason, or the connection was lost. If COMMIT had been sent,
@@ -50,8 +51,8 @@ pub enum CommitError {
     Lost(String),
 }
 
-/// The keys of the rows in the schema `sandmill` that a commit writes or refers to. If one of them is
-/// violated, another program changed these rows; no plugin's data can cause it.
+/// The keys of the rows in the schema `sandmill` that a commit writes or refers to. If one of them
+/// is violated, another program changed these rows; no plugin's data can cause it.
 pub const OWN_KEYS: [&str; 10] = [
     "cursors_pkey",
     "cursors_processor_generation_fkey",
@@ -198,9 +199,9 @@ pub struct TermStart {
 }
 
 impl Committer {
-    /// Begins a term: takes a fence for a share, and reads the state of the database under it. `host`
-    /// is the pid of the session that holds the host lock. None if the share no longer exists or owns
-    /// other buckets.
+    /// Begins a term: takes a fence for a share, and reads the state of the database under it.
+    /// `host` is the pid of the session that holds the host lock. None if the share no longer
+    /// exists or owns other buckets.
     pub async fn begin(
         sessions: &Arc<Pool<CommitSession>>,
         share: Share,
@@ -448,8 +449,8 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
-    /// Moves the cursor, even if only to where it is, with the commit's counts and its report. Fails
-    /// the transaction if the fence is not current. Sent last, because it locks the row.
+    /// Moves the cursor, even if only to where it is, with the commit's counts and its report.
+    /// Fails the transaction if the fence is not current. Sent last, because it locks the row.
     async fn move_cursor(&self, commit: &Commit<'_>) -> Result<(), Error> {
         let Share { processor, generation, number, .. } = self.share;
         let (from, to) = (commit.from.to_string(), commit.to.to_string());

@@ -38,8 +38,8 @@ pub struct Term {
 }
 
 impl Term {
-    /// Takes a new fence of the processor's share, and reads the progress under it. `host` is the pid
-    /// of the session that holds the host lock. Fails unless each bucket has one owner.
+    /// Takes a new fence of the processor's share, and reads the progress under it. `host` is the
+    /// pid of the session that holds the host lock. Fails unless each bucket has one owner.
     pub async fn begin(shared: &Shared, spec: &ProcessorSpec, host: i32) -> anyhow::Result<Term> {
         let (sessions, id) = (&shared.connections, &spec.id);
         let session = sessions.commits.lend(&Borrower::of(id, "commit")).await?;

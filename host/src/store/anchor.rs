@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// The columns of the schema `sandmill` with xids or progress that are compared with those of later
-/// transactions, as table and column. A [`reanchor`] rewrites all of them, and [`check`] reads them.
+/// transactions, as table and column. A [`reanchor`] rewrites all of them, and [`check`] reads
+/// them.
 pub const RENUMBERED: [(&str, &str); 3] =
     [("cursors", "progress"), ("events", "xid"), ("lane_checkpoints", "progress")];
 /// The columns with progress that a [`reanchor`] leaves as they are, because they only show what

@@ -109,8 +109,8 @@ async fn a_role_that_may_not_read_the_control_file_can_append() {
     append_to(&plain, "acme", "a", 1).await;
 }
 
-/// Streams that were restored one by one have different writers, like rows of appends, so the rows do
-/// not show which events are new.
+/// Streams that were restored one by one have different writers, like rows of appends, so the rows
+/// do not show which events are new.
 #[tokio::test]
 async fn the_operator_names_the_first_new_event_if_the_rows_do_not_show_it() {
     let database = database().await;

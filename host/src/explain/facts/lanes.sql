@@ -1,6 +1,6 @@
 -- Reads the lanes behind their cursors in the serving generations, grouped by processor, state and
--- kind of reason: the number of lanes in each group, and the lane that has waited longest. Returns at
--- most 200 groups, the largest first. Lanes that a tenant's own processor replaces are left out.
+-- kind of reason: the number of lanes in each group, and the lane that has waited longest. Returns
+-- at most 200 groups, the largest first. Lanes that a tenant's own processor replaces are left out.
 --
 -- $1 text  tenant; null = all
 with alike as (

@@ -1,4 +1,5 @@
--- Takes lanes of a share that were resumed: each is returned once. Writes nothing if there are none.
+-- Takes lanes of a share that were resumed: each is returned once. Writes nothing if there are
+-- none.
 --
 -- $1 text      processor
 -- $2 integer   generation

@@ -1,5 +1,6 @@
 -- Reads the usage of tenants, and the number of their lanes behind the cursors by state, in the
--- serving generations, without those that a tenant's own processor replaces. A tenant without usage has zeros.
+-- serving generations, without those that a tenant's own processor replaces. A tenant without usage
+-- has zeros.
 --
 -- $1 text[]  tenants
 select given.tenant, coalesce(u.events, 0), coalesce(u.cpu_seconds, 0), coalesce(u.refusals, 0),
