@@ -256,6 +256,28 @@ async fn rejected_data_blocks_exactly_the_lanes_that_wrote_it() {
     assert_recovered(&database, host).await;
 }
 
+/// An operator's unique index on documents: the term that wrote the data must not end for it,
+/// because every later term would write the same data.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_violated_index_of_an_operator_blocks_exactly_the_lane_that_violated_it() {
+    let database = database().await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    database.append("first", "s", &[json!({})]).await;
+    database.scripted_settles(&[]).await;
+    let session = connect(&database.db).await;
+    let table = database.table(COLLECTIONS[0]).await;
+    session.batch_execute(&format!("create unique index picky on {table} (_id)")).await.unwrap();
+    database.append("second", "s", &[json!({})]).await;
+    database.append("third", "t", &[json!({})]).await;
+    database.scripted_settles(&["second blocked refused-commit"]).await;
+    assert_log(&database, COLLECTIONS[0], "e.tenant <> 'second'").await;
+    session.batch_execute("drop index sandmill_documents.picky").await.unwrap();
+    assert_eq!(database.resume_lanes("scripted", None).await, 1);
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_scripted_log(&database, EVERY_EVENT).await;
+}
+
 /// A lane's commit is rejected while the lane handles the next event. Not even the lane itself may
 /// see the results of that next event.
 #[tokio::test(flavor = "multi_thread")]
