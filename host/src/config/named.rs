@@ -84,7 +84,7 @@ pub(super) fn key_of(variable_name: &str) -> Option<String> {
     groups.flat_map(|(group, _)| keys_in(group, "")).find_map(|(key, _)| {
         let (before, after) = key.split_once("..")?;
         let rest = variable_name.strip_prefix(&format!("{}_", variable(before)))?;
-        let setting = after.to_uppercase().replace('-', "_");
+        let setting = after.to_uppercase().replace(['.', '-'], "_");
         let name = rest.strip_suffix(&format!("_{setting}"))?.to_lowercase().replace('_', "-");
         Some(format!("{before}.{name}.{after}"))
     })
