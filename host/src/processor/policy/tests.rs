@@ -55,7 +55,7 @@ fn every_class_in_the_sources_has_a_family() {
     let mut found = BTreeSet::new();
     for source in sources {
         let code = source.split("#[cfg(test)]").next().unwrap_or_default();
-        for before in ["Reason::new(", "block(", "refuse(", "malformed(", "NO_INSTANCE: &str = ", "None, "] {
+        for before in ["Reason::new(", "block(", "refuse(", "malformed(", "NO_INSTANCE: &str = ", "None, ", "class: "] {
             for (at, _) in code.match_indices(before) {
                 let rest = code[at + before.len()..].trim_start();
                 let class = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
