@@ -27,6 +27,7 @@ pub mod in_flight;
 pub mod lane;
 pub mod lane_checkpoints;
 pub mod lockstep;
+pub mod outcome;
 pub mod pauses;
 pub mod policy;
 pub mod pressure;

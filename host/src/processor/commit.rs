@@ -1,4 +1,5 @@
 //! The commit transaction: documents, dead letters, lane checkpoints and progress, all or nothing.
+//! What each of them writes is in a file of its own.
 //!
 //! The last statements of every commit check the term's fence and the progress that the commit
 //! starts from. They come last because they lock rows that other sessions may wait for, and writing
@@ -7,16 +8,19 @@
 //! error before COMMIT means that nothing was committed. After an error of COMMIT itself the
 //! outcome is unknown, and the term ends.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+mod lanes;
+mod letters;
+mod sheds;
+
+use std::{sync::Arc, time::Instant};
+
+pub use letters::DeadLetter;
 
 use super::{
     connections::CommitSession,
-    lane_checkpoints::{self, LaneCheckpoint, LaneRow, LaneState},
+    lane_checkpoints::{self, LaneCheckpoint, LaneRow},
+    outcome::Outcome,
     report::RateReport,
-    shed::Shed,
 };
 use crate::{
     cluster::fence::{self, Fence},
@@ -27,7 +31,6 @@ use crate::{
     failpoint,
     model::{
         cursor::Progress,
-        handler::Reason,
         ids::{CollectionName, LaneKey},
         share::Share,
     },
@@ -112,23 +115,6 @@ impl From<WriteError> for CommitError {
     }
 }
 
-/// A dead letter: an event that was set aside.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Its lane.
-    pub lane: LaneKey,
-    /// Its position in the log.
-    pub position: i64,
-    /// Its id.
-    pub event_id: Box<str>,
-    /// The version of the code that set it aside, as SHA-256.
-    pub digest: Arc<str>,
-    /// Why it was set aside.
-    pub reason: Reason,
-    /// Number of attempts.
-    pub attempts: u32,
-}
-
 /// The content of a commit: progress, and everything that is written together with it.
 pub struct Commit<'a> {
     /// The cursor's progress before the commit.
@@ -141,14 +127,10 @@ pub struct Commit<'a> {
     pub moved: &'a [(LaneKey, Progress, LaneCheckpoint)],
     /// Lanes that the cursor covers again, with the progress that each has before.
     pub rejoined: &'a [(LaneKey, Progress)],
-    /// Changed documents.
+    /// Changed documents of these outcomes.
     pub writes: &'a Writes,
-    /// New dead letters.
-    pub dead_letters: &'a [DeadLetter],
-    /// Counts of shed events, by lane.
-    pub sheds: &'a [(LaneKey, Shed)],
-    /// Number of events handled.
-    pub handled: i64,
+    /// What runs have left to be written, besides the documents.
+    pub outcomes: &'a [(&'a LaneKey, &'a Outcome)],
     /// Rate and measures, if a report is due.
     pub report: Option<&'a RateReport>,
 }
@@ -285,8 +267,8 @@ impl CommitTransaction<'_> {
         let work = Box::pin(async {
             let rows = async {
                 tokio::try_join!(biased;
-                    self.set_aside(commit.dead_letters),
-                    self.shed(commit.sheds),
+                    self.write_letters(commit.outcomes),
+                    self.write_sheds(commit.outcomes),
                     self.leave(commit.left),
                     self.move_lanes(commit.moved),
                     self.rejoin(commit.rejoined),
@@ -328,133 +310,13 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
-    /// Stores dead letters.
-    async fn set_aside(&self, letters: &[DeadLetter]) -> Result<(), Error> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        let tenants: Vec<&str> = letters.iter().map(|l| l.lane.tenant.as_str()).collect();
-        let keys: Vec<&str> = letters.iter().map(|l| &*l.lane.key).collect();
-        let positions: Vec<i64> = letters.iter().map(|l| l.position).collect();
-        let ids: Vec<&str> = letters.iter().map(|l| &*l.event_id).collect();
-        let digests: Vec<&str> = letters.iter().map(|l| &*l.digest).collect();
-        let classes: Vec<&str> = letters.iter().map(|l| l.reason.class.as_str()).collect();
-        let messages: Vec<&str> = letters.iter().map(|l| l.reason.message.as_str()).collect();
-        let attempts: Vec<i32> = letters.iter().map(|l| i32::try_from(l.attempts).unwrap_or(i32::MAX)).collect();
-        self.session
-            .execute(
-                &self.statements.dead_letters,
-                &[
-                    &self.share.processor.as_str(),
-                    &self.share.generation,
-                    &digests,
-                    &tenants,
-                    &keys,
-                    &positions,
-                    &ids,
-                    &classes,
-                    &messages,
-                    &attempts,
-                ],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Stores the events that each lane shed.
-    async fn shed(&self, sheds: &[(LaneKey, Shed)]) -> Result<(), Error> {
-        if sheds.is_empty() {
-            return Ok(());
-        }
-        let (tenants, keys) = names(sheds.iter().map(|(lane, _)| lane));
-        let from: Vec<String> = sheds.iter().map(|(_, shed)| shed.from.to_string()).collect();
-        let to: Vec<String> = sheds.iter().map(|(_, shed)| shed.to.to_string()).collect();
-        let events: Vec<i64> = sheds.iter().map(|(_, shed)| shed.events as i64).collect();
-        let params: [&(dyn crate::db::types::ToSql + Sync); 7] =
-            [&self.share.processor.as_str(), &self.share.generation, &tenants, &keys, &from, &to, &events];
-        self.session.execute(&self.statements.shed, &params).await?;
-        Ok(())
-    }
-
-    /// Inserts the checkpoints of lanes that the cursor leaves behind.
-    async fn leave(&self, left: &[(LaneKey, LaneCheckpoint)]) -> Result<(), Error> {
-        if left.is_empty() {
-            return Ok(());
-        }
-        let buckets: Vec<i16> = left.iter().map(|(lane, _)| lane.bucket().into()).collect();
-        let (tenants, keys) = names(left.iter().map(|(lane, _)| lane));
-        let rows = CheckpointColumns::of(left.iter().map(|(_, checkpoint)| checkpoint));
-        self.session
-            .execute(
-                &self.statements.leave,
-                &[
-                    &self.share.processor.as_str(),
-                    &self.share.generation,
-                    &buckets,
-                    &tenants,
-                    &keys,
-                    &rows.progress,
-                    &rows.states,
-                    &rows.attempts,
-                    &rows.next_at,
-                    &rows.classes,
-                    &rows.reasons,
-                    &rows.event_positions,
-                ],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Updates the checkpoints of lanes behind the cursor.
-    async fn move_lanes(&self, moved: &[(LaneKey, Progress, LaneCheckpoint)]) -> Result<(), Error> {
-        if moved.is_empty() {
-            return Ok(());
-        }
-        let (tenants, keys) = names(moved.iter().map(|(lane, ..)| lane));
-        let before: Vec<String> = moved.iter().map(|(_, before, _)| before.to_string()).collect();
-        let rows = CheckpointColumns::of(moved.iter().map(|(.., checkpoint)| checkpoint));
-        self.session
-            .query(
-                &self.statements.move_lanes,
-                &[
-                    &self.share.processor.as_str(),
-                    &self.share.generation,
-                    &tenants,
-                    &keys,
-                    &before,
-                    &rows.progress,
-                    &rows.states,
-                    &rows.attempts,
-                    &rows.next_at,
-                    &rows.classes,
-                    &rows.reasons,
-                    &rows.event_positions,
-                ],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Deletes the checkpoints of lanes that the cursor covers again.
-    async fn rejoin(&self, rejoined: &[(LaneKey, Progress)]) -> Result<(), Error> {
-        if rejoined.is_empty() {
-            return Ok(());
-        }
-        let (tenants, keys) = names(rejoined.iter().map(|(lane, _)| lane));
-        let before: Vec<String> = rejoined.iter().map(|(_, before)| before.to_string()).collect();
-        let params: [&(dyn crate::db::types::ToSql + Sync); 5] =
-            [&self.share.processor.as_str(), &self.share.generation, &tenants, &keys, &before];
-        self.session.query(&self.statements.rejoin, &params).await?;
-        Ok(())
-    }
-
     /// Moves the cursor, even if only to where it is, with the commit's counts and its report.
     /// Fails the transaction if the fence is not current. Sent last, because it locks the row.
     async fn move_cursor(&self, commit: &Commit<'_>) -> Result<(), Error> {
         let Share { processor, generation, number, .. } = self.share;
         let (from, to) = (commit.from.to_string(), commit.to.to_string());
-        let shed: i64 = commit.sheds.iter().map(|(_, shed)| shed.events as i64).sum();
+        let handled: i64 = commit.outcomes.iter().map(|(_, outcome)| outcome.handled as i64).sum();
+        let shed: i64 = sheds::of(commit.outcomes).map(|(_, shed)| shed.events as i64).sum();
         let rate = commit.report.map(|report| report.rate);
         // Measures are plain numbers, so they always serialize.
         let measures =
@@ -469,7 +331,7 @@ impl CommitTransaction<'_> {
                     &self.fence.as_str(),
                     &from,
                     &to,
-                    &commit.handled,
+                    &handled,
                     &shed,
                     &rate,
                     &measures,
@@ -483,38 +345,6 @@ impl CommitTransaction<'_> {
 /// The tenants and the keys of lanes, as two columns.
 fn names<'a>(lanes: impl Iterator<Item = &'a LaneKey>) -> (Vec<&'a str>, Vec<&'a str>) {
     lanes.map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip()
-}
-
-/// Lane checkpoints, column by column.
-#[derive(Default)]
-struct CheckpointColumns {
-    progress: Vec<String>,
-    states: Vec<&'static str>,
-    attempts: Vec<i32>,
-    next_at: Vec<Option<SystemTime>>,
-    classes: Vec<String>,
-    reasons: Vec<String>,
-    event_positions: Vec<Option<i64>>,
-}
-
-impl CheckpointColumns {
-    fn of<'a>(checkpoints: impl Iterator<Item = &'a LaneCheckpoint>) -> Self {
-        let mut columns = CheckpointColumns::default();
-        for checkpoint in checkpoints {
-            let reason = checkpoint.state.reason();
-            columns.progress.push(checkpoint.progress.to_string());
-            columns.states.push(checkpoint.state.name());
-            columns.attempts.push(i32::try_from(checkpoint.attempts).unwrap_or(i32::MAX));
-            columns.next_at.push(match checkpoint.state {
-                LaneState::Retrying { at, .. } => Some(at),
-                _ => None,
-            });
-            columns.classes.push(reason.map_or_else(String::new, |r| r.class.clone()));
-            columns.reasons.push(reason.map_or_else(String::new, |r| r.message.clone()));
-            columns.event_positions.push(checkpoint.event_position);
-        }
-        columns
-    }
 }
 
 #[cfg(test)]

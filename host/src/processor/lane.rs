@@ -31,7 +31,7 @@ use crate::{
     processor::{
         attempts,
         code::{CodeVersion, SwappableCode},
-        commit::DeadLetter,
+        outcome::Outcome,
         policy::{FailedAttempt, Verdict, Wish},
     },
     projections::documents::{self, Changes, DocumentKey},
@@ -66,15 +66,11 @@ pub struct Runner {
     pub waiters: Arc<CommitWaiters>,
 }
 
-/// The result of a run.
+/// The end of a run.
 #[derive(Debug, Default)]
-pub struct Outcome {
-    /// Number of events handled, counted from the first.
-    pub handled: usize,
-    /// Changed documents, with the last change of each.
-    pub changes: Changes,
-    /// Handled events that were set aside.
-    pub dead_letters: Vec<DeadLetter>,
+pub struct LaneRun {
+    /// What it leaves to be written.
+    pub outcome: Outcome,
     /// What stopped the lane before the next event.
     pub stop: Option<RunStop>,
     /// Whether the processor must be paused, besides the lane.
@@ -130,7 +126,7 @@ impl Runner {
         attempts: u32,
         cost: Option<Duration>,
         documents: Arc<documents::TermDocuments>,
-    ) -> Result<Outcome, TermEnded> {
+    ) -> Result<LaneRun, TermEnded> {
         let documents =
             Arc::new(LaneDocuments { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
         self.run_over(lane, class, events, attempts, cost, documents).await
@@ -146,9 +142,9 @@ impl Runner {
         attempts: u32,
         cost: Option<Duration>,
         documents: Arc<dyn Documents>,
-    ) -> Result<Outcome, TermEnded> {
+    ) -> Result<LaneRun, TermEnded> {
         let view = Arc::new(LaneView { lane: lane.clone(), documents, earlier: Mutex::default() });
-        let mut run = Outcome { cost, ..Outcome::default() };
+        let mut run = LaneRun { cost, ..LaneRun::default() };
         let first_unreadable = |from: usize| {
             let found = self.router.unreadable(lane, &events[from..]);
             found.map(|(index, reason)| (from + index, reason))
@@ -157,14 +153,17 @@ impl Runner {
         let mut bisection = Bisection::new(attempts);
         let (began, mut bytes) = (Instant::now(), 0);
         let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
-        while run.stop.is_none() && run.handled < events.len() && (run.handled == 0 || may_continue(bytes)) {
-            if let Some((_, reason)) = unreadable.take_if(|(index, _)| *index == run.handled) {
-                run.fail(&self.code.current(), lane, &events[run.handled], attempts, reason, Wish::None);
-                unreadable = first_unreadable(run.handled);
+        while run.stop.is_none()
+            && run.outcome.handled < events.len()
+            && (run.outcome.handled == 0 || may_continue(bytes))
+        {
+            if let Some((_, reason)) = unreadable.take_if(|(index, _)| *index == run.outcome.handled) {
+                run.fail(&self.code.current(), lane, &events[run.outcome.handled], attempts, reason, Wish::None);
+                unreadable = first_unreadable(run.outcome.handled);
                 continue;
             }
             let readable = unreadable.as_ref().map_or(events.len(), |(index, _)| *index);
-            let rest = &events[run.handled..readable];
+            let rest = &events[run.outcome.handled..readable];
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
@@ -189,10 +188,10 @@ impl Runner {
             }
             let version = self.code.current();
             let next = &next[..next.len().min(version.batch_events)];
-            let attempt = attempts::with_this(attempts, run.handled);
+            let attempt = attempts::with_this(attempts, run.outcome.handled);
             let replaying = self.replaying;
             let batch = Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: next.to_vec() });
-            let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
+            let (count, called, before) = (batch.events.len(), Instant::now(), run.outcome.handled);
             let under_way = version.begin();
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
             drop((under_way, permit));
@@ -204,14 +203,14 @@ impl Runner {
                     // The known cost counts half, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
                     let halt = run.take(&batch, &version.digest, effects, &mut view.earlier());
-                    version.handled(&batch, run.handled - before);
+                    version.handled(&batch, run.outcome.handled - before);
                     if halt.is_none() {
-                        bisection.passed(run.handled);
+                        bisection.passed(run.outcome.handled);
                     }
                     halt
                 }
                 Err(Failure::Block(_)) if count > 1 => {
-                    bisection.failed(run.handled, count);
+                    bisection.failed(run.outcome.handled, count);
                     None
                 }
                 Err(Failure::Block(reason)) => Some((reason, Wish::None)),
@@ -219,13 +218,13 @@ impl Runner {
                 Err(Failure::EndTerm(cause)) => return Err(TermEnded(anyhow::anyhow!(cause))),
             };
             if let Some((reason, wish)) = failure
-                && let Some(event) = batch.events.get(run.handled - before)
+                && let Some(event) = batch.events.get(run.outcome.handled - before)
             {
                 run.fail(&version, lane, event, attempts, reason, wish);
                 bisection.found();
             }
         }
-        run.changes = std::mem::take(&mut view.earlier());
+        run.outcome.documents = std::mem::take(&mut *view.earlier()).into();
         Ok(run)
     }
 
@@ -271,8 +270,8 @@ impl Runner {
     }
 }
 
-impl Outcome {
-    /// Adds the effects of a call to the outcome: changes and dead letters. Returns why the handler
+impl LaneRun {
+    /// Adds the effects of a call: changes and dead letters. Returns why the handler
     /// halted before the next event, and what it asked for, if it did.
     fn take(
         &mut self,
@@ -286,7 +285,7 @@ impl Outcome {
             let Some(event) = batch.events.get(skipped.index) else { continue };
             let reason = plugin_reason(&skipped.code, skipped.message, "skipped the event");
             let attempts = attempts::with_this(batch.attempt.saturating_sub(1), skipped.index);
-            self.set_aside(&batch.lane, event, digest.clone(), reason, attempts);
+            self.outcome.set_aside(&batch.lane, event, digest.clone(), reason, attempts);
         }
         // If no event was handled, the changes would be visible to later calls but never committed.
         let handled = effects.halted.as_ref().is_none_or(|halt| halt.index > 0);
@@ -298,10 +297,10 @@ impl Outcome {
             changes.insert(DocumentKey { lane: batch.lane.clone(), collection, id }, data);
         }
         let Some(halt) = effects.halted else {
-            self.handled += batch.events.len();
+            self.outcome.handled += batch.events.len();
             return None;
         };
-        self.handled += halt.index;
+        self.outcome.handled += halt.index;
         let wish = match halt.action {
             HaltAction::Retry { after } => Wish::Retry { after },
             HaltAction::Stop => Wish::Stop,
@@ -314,7 +313,7 @@ impl Outcome {
     fn fail(&mut self, version: &CodeVersion, lane: &LaneKey, event: &Event, earlier: u32, reason: Reason, wish: Wish) {
         // No code has failed if the event could not be read.
         let on_probation = version.is_on_probation() && !reason.is_about_the_event();
-        let attempt = attempts::with_this(earlier, self.handled);
+        let attempt = attempts::with_this(earlier, self.outcome.handled);
         let spread = u64::from(lane.bucket()) << 32 | event.position as u64;
         let failed = FailedAttempt { class: &reason.class, wish, attempt, on_probation, spread };
         let verdict = version.policy.verdict(&failed);
@@ -333,15 +332,10 @@ impl Outcome {
                 self.stops_processor = verdict == Verdict::StopProcessor;
             }
             Verdict::SetAside => {
-                self.set_aside(lane, event, version.digest.clone(), reason, attempt);
-                self.handled += 1;
+                self.outcome.set_aside(lane, event, version.digest.clone(), reason, attempt);
+                self.outcome.handled += 1;
             }
         }
-    }
-
-    fn set_aside(&mut self, lane: &LaneKey, event: &Event, digest: Arc<str>, reason: Reason, attempts: u32) {
-        let (position, event_id) = (event.position, event.id.clone());
-        self.dead_letters.push(DeadLetter { lane: lane.clone(), position, event_id, digest, reason, attempts });
     }
 }
 
@@ -414,18 +408,18 @@ mod tests {
         let tenant = TenantId::parse("t").unwrap();
         let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };
         let collection = CollectionName::parse("c").unwrap();
-        let (mut outcome, mut changes) = (Outcome::default(), Changes::default());
+        let (mut run, mut changes) = (LaneRun::default(), Changes::default());
         for index in [0, 2] {
             let change = Change::Put { collection: collection.clone(), id: "d".into(), data: "{}".into() };
             let halt = Halt { index, action: HaltAction::Stop, code: String::new(), message: String::new() };
             let effects = Effects { changes: vec![change], skipped: Vec::new(), halted: Some(halt) };
-            outcome.take(
+            run.take(
                 &Batch { lane: lane.clone(), attempt: 1, replaying: false, events: Vec::new() },
                 &"".into(),
                 effects,
                 &mut changes,
             );
-            assert_eq!((outcome.handled, changes.len()), (index, index / 2));
+            assert_eq!((run.outcome.handled, changes.len()), (index, index / 2));
         }
     }
 }

@@ -74,6 +74,11 @@ type ByDocumentRef<'a, T> = HashMap<&'a DocumentKey, T, RandomState>;
 /// Documents to write: the new text of each, or none to delete it.
 pub type Changes = ByDocument<Option<Arc<str>>>;
 
+/// Bytes of the ids and texts of documents to write.
+pub fn bytes(changes: &Changes) -> usize {
+    changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len())).sum()
+}
+
 /// Replaces documents that a lane has read by those that it has written itself: one entry for each
 /// id.
 pub fn overlay(

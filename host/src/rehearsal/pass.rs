@@ -18,7 +18,10 @@ use crate::{
         ids::{LaneKey, TenantId},
         spec::PartitionBy,
     },
-    processor::lane::{Outcome, RunStop, TermEnded},
+    processor::{
+        lane::{LaneRun, RunStop, TermEnded},
+        outcome::Outcome,
+    },
     scheduler::Class,
 };
 
@@ -173,10 +176,11 @@ impl TenantPass<'_> {
         let (mut size, mut attempts) = (batch.len(), 0);
         while let Some(first) = batch.first() {
             let part = &batch[..size.min(batch.len())];
-            let outcome = runner.run_over(lane, Class::Live, part, attempts, None, self.documents.clone()).await?;
+            let run = runner.run_over(lane, Class::Live, part, attempts, None, self.documents.clone()).await?;
             self.result.batches += 1;
-            let Outcome { handled, changes, dead_letters, stop, .. } = outcome;
-            if let Err(rejected) = self.documents.write(changes) {
+            let LaneRun { outcome, stop, .. } = run;
+            let Outcome { handled, documents, dead_letters, .. } = outcome;
+            if let Err(rejected) = self.documents.write(Arc::unwrap_or_clone(documents)) {
                 // As on a host, no result of the batch counts, and smaller batches find the event.
                 runner.code.current().handler.forget(&lane.tenant);
                 if part.len() == 1 {

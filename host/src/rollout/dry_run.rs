@@ -38,9 +38,9 @@ use crate::{
     processor::{
         Shared,
         code::{CodeVersion, SwappableCode},
-        lane::{RunStop, Runner, TermEnded},
+        lane::{LaneRun, RunStop, Runner, TermEnded},
     },
-    projections::documents::{self, Changes, CommittedReader, DocumentKey},
+    projections::documents::{self, Changes, CommittedReader},
     scheduler::{Class, Scheduler},
 };
 
@@ -275,16 +275,14 @@ impl Candidate {
         let documents = Arc::new(Overlay { lane: lane.clone(), committed, collections, written: Mutex::default() });
         let (mut handled, mut ended) = (0, false);
         while let (Some(rest @ [_, ..]), false) = (events.get(handled..), ended || self.bytes_left.load(Relaxed) == 0) {
-            let outcome = self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
-            let weight = |(key, text): (&DocumentKey, &Option<Arc<str>>)| {
-                key.id.len() + text.as_ref().map_or(0, |text| text.len())
-            };
-            let weight: usize = outcome.changes.iter().map(weight).sum();
+            let LaneRun { outcome, stop, .. } =
+                self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
+            let weight = documents::bytes(&outcome.documents);
             // Once one lane finds too little room, the room of all lanes is used up.
             let left = |left: usize| Some(left.saturating_sub(weight));
             let _ = self.bytes_left.fetch_update(Relaxed, Relaxed, left);
             handled += outcome.handled;
-            ended = outcome.stop.is_some();
+            ended = stop.is_some();
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             total.handled = handled;
             total.skipped += outcome.dead_letters.len();
@@ -292,14 +290,14 @@ impl Candidate {
                 let event = events.iter().find(|event| event.position == letter.position);
                 total.skip = Some(describe(lane, event, &letter.reason));
             }
-            total.stop = outcome.stop.map(|stop| match stop {
+            total.stop = stop.map(|stop| match stop {
                 RunStop::Retry { reason, .. } => (reason, true),
                 RunStop::Block(reason) => {
                     let own = reason.is_plugins_own() || reason.is_about_the_event();
                     (reason, own)
                 }
             });
-            documents.written().extend(outcome.changes);
+            documents.written().extend(Arc::unwrap_or_clone(outcome.documents));
         }
         Ok(())
     }

@@ -69,25 +69,18 @@ impl Engine<'_> {
     }
 
     /// Starts to carry out a plan: prepares its documents and sends the transaction.
-    pub(super) fn start_commit(&mut self, mut plan: CommitPlan<WorkResults>) {
+    pub(super) fn start_commit(&mut self, plan: CommitPlan<WorkResults>) {
         failpoint::hit("lanes.run");
-        let handled: usize = plan.results.iter().map(|(_, results)| results.handled).sum();
+        let handled: usize = plan.results.iter().map(|(_, results)| results.outcome.handled).sum();
         let report = self.report.take_if_due(handled);
         let report = report.or_else(|| self.core.is_draining().then(|| self.report.flush(handled)));
         let unreported = if report.is_some() { 0 } else { handled };
-        let mut marks = HashMap::new();
-        let mut dead_letters = Vec::new();
-        let mut sheds = Vec::new();
-        let mut changes = Vec::new();
-        for (lane, results) in &mut plan.results {
-            marks.insert(lane.clone(), results.mark);
-            dead_letters.extend(results.dead_letters.iter().cloned());
-            sheds.extend(results.shed.iter().map(|shed| (lane.clone(), shed.clone())));
-            changes.push((lane.clone(), results.changes.clone()));
-        }
+        let marks = plan.results.iter().map(|(lane, results)| (lane.clone(), results.mark)).collect();
         let (documents, committer) = (self.documents.of_term.clone(), self.commits.committer.clone());
         self.commits.under_way = Some(Box::pin(async move {
             let began = Instant::now();
+            let outcomes = || plan.results.iter().map(|(lane, results)| (lane, &results.outcome));
+            let changes: Vec<_> = outcomes().map(|(lane, outcome)| (lane.clone(), outcome.documents.clone())).collect();
             let result = match documents.prepare(&changes).await {
                 Err(PrepareError::ForeignDocument(lane, why)) => Err(CommitFailure::ForeignDocument(lane, why)),
                 Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
@@ -99,9 +92,7 @@ impl Engine<'_> {
                         moved: &plan.moved,
                         rejoined: &plan.rejoined,
                         writes: &writes,
-                        dead_letters: &dead_letters,
-                        sheds: &sheds,
-                        handled: handled as i64,
+                        outcomes: &outcomes().collect::<Vec<_>>(),
                         report: report.as_ref(),
                     };
                     committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
@@ -124,9 +115,7 @@ impl Engine<'_> {
             moved: &[],
             rejoined: &[],
             writes: &Writes::default(),
-            dead_letters: &[],
-            sheds: &[],
-            handled: 0,
+            outcomes: &[],
             report: Some(&self.report.flush(0)),
         };
         self.commits.committer.commit(commit).await
@@ -142,7 +131,7 @@ impl Engine<'_> {
             Ok(writes) => {
                 *self.commits.has_committed = true;
                 self.report.count(unreported);
-                let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
+                let handled = plan.results.iter().map(|(_, results)| results.outcome.handled).sum();
                 self.report.committed(took, handled);
                 self.documents.of_term.settle(writes, &marks);
                 for (lane, checkpoint) in plan.checkpoints() {
@@ -170,9 +159,9 @@ impl Engine<'_> {
     fn count(&self, plan: &CommitPlan<WorkResults>) {
         let tenants = self.around.tenants;
         for (lane, results) in &plan.results {
-            let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
+            let (documents, bytes) = (results.outcome.documents.len() as u64, results.weight as u64);
             let spent = Cost { documents, bytes, ..Cost::default() };
-            tenants.charge(&lane.tenant, spent, |used| used.events += results.handled as u64);
+            tenants.charge(&lane.tenant, spent, |used| used.events += results.outcome.handled as u64);
         }
         for (lane, checkpoint) in plan.checkpoints() {
             match &checkpoint.state {

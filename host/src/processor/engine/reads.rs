@@ -26,6 +26,7 @@ use crate::{
         core::Input,
         gather::GatherResult,
         in_flight::LaneReading,
+        outcome::Outcome,
         shed::{self, Shed, ShedRange},
     },
     projections::documents::{ReadError, TermDocuments},
@@ -90,7 +91,7 @@ impl LogReads {
     ) -> Result<Input<WorkResults>, SourceError> {
         (self.lane, self.lanes) = (None, Some(reader));
         let (result, shed) = result?;
-        Ok(Input::Found(reading, result, shed.map(WorkResults::shed)))
+        Ok(Input::Found(reading, result, shed.map(|shed| WorkResults::of(Outcome::shed(shed)))))
     }
 
     /// Drops what is under way.
@@ -115,7 +116,8 @@ impl Engine<'_> {
             }
             ReadAhead::Shed(ShedRange { to, shed }) => {
                 tracing::debug!(processor = %self.id, lanes = shed.len(), "jumps to the head of the log");
-                let shed = shed.into_iter().map(|(lane, shed)| (lane, WorkResults::shed(shed))).collect();
+                let results = |shed| WorkResults::of(Outcome::shed(shed));
+                let shed = shed.into_iter().map(|(lane, shed)| (lane, results(shed))).collect();
                 Ok(Input::Shed(to, shed))
             }
         }

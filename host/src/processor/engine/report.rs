@@ -75,7 +75,7 @@ impl Engine<'_> {
     /// Logs dead letters, at most one line a second: their lanes continue, so nothing else would
     /// show them.
     pub(super) fn report_dead_letters(&mut self, results: &[(LaneKey, WorkResults)]) {
-        let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
+        let letters = results.iter().flat_map(|(_, results)| &results.outcome.dead_letters);
         let (pending, last) = &mut self.commits.dead_letter_lines;
         *pending += letters.clone().count();
         let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
@@ -88,7 +88,7 @@ impl Engine<'_> {
 
     /// Logs what a commit shed: the total, and the lane with the most events.
     pub(super) fn report_sheds(&self, results: &[(LaneKey, WorkResults)]) {
-        let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.shed.as_ref()?.events)));
+        let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.outcome.shed.as_ref()?.events)));
         let Some((lane, most)) = sheds().max_by_key(|(_, events)| *events).filter(|(_, events)| *events > 0) else {
             return;
         };

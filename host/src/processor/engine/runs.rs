@@ -1,6 +1,6 @@
 //! The loop's runs of lanes, and their results until they are committed.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, time::Duration};
 
 use futures_util::stream::FuturesUnordered;
 use lru::LruCache;
@@ -9,13 +9,11 @@ use super::{Engine, now};
 use crate::{
     model::{handler::BoxFuture, ids::LaneKey},
     processor::{
-        commit::DeadLetter,
         core::Input,
         in_flight::{LaneWork, Weighted},
-        lane::{Outcome, TermEnded},
-        shed::Shed,
+        lane::{LaneRun, TermEnded},
+        outcome::Outcome,
     },
-    projections::documents::Changes,
     scheduler::{Class, UncommittedBytes},
     tenants::rates::Cost,
 };
@@ -30,8 +28,8 @@ pub(super) struct Runs {
     costs: LruCache<LaneKey, Duration>,
 }
 
-/// A run that has ended: its lane, its work, and the outcome.
-pub(super) type RunResult = (LaneKey, LaneWork, Result<Outcome, TermEnded>);
+/// A run that has ended: its lane, its work, and its end.
+pub(super) type RunResult = (LaneKey, LaneWork, Result<LaneRun, TermEnded>);
 
 impl Runs {
     pub(super) fn new() -> Self {
@@ -39,27 +37,22 @@ impl Runs {
     }
 }
 
-/// The result of a piece of work that waits for its commit.
+/// The outcome of a piece of work that waits for its commit.
 #[derive(Debug, Default)]
 pub(in crate::processor) struct WorkResults {
-    /// Shared with the commit that writes them, because they are needed again if it is rejected.
-    pub(super) changes: Arc<Changes>,
-    pub(super) dead_letters: Vec<DeadLetter>,
-    /// What was shed instead of being handled.
-    pub(super) shed: Option<Shed>,
-    pub(super) handled: usize,
+    pub(super) outcome: Outcome,
     /// The last staging of documents that it includes.
     pub(super) mark: u64,
-    /// Bytes of its documents and dead letters.
+    /// Bytes of the outcome.
     pub(super) weight: usize,
     /// Counts these bytes against the tenant's bound.
     _counted: Option<UncommittedBytes>,
 }
 
 impl WorkResults {
-    /// The results of events that were shed.
-    pub(super) fn shed(shed: Shed) -> Self {
-        WorkResults { shed: Some(shed), ..WorkResults::default() }
+    /// An outcome of no run, which holds nothing that counts.
+    pub(super) fn of(outcome: Outcome) -> Self {
+        WorkResults { outcome, ..WorkResults::default() }
     }
 }
 
@@ -82,7 +75,7 @@ impl Engine<'_> {
 
     /// Takes the outcome of a run. Fails if the run ended the term.
     pub(super) fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
-        let Outcome { handled, changes, dead_letters, stop, stops_processor, cost, meter } = result?;
+        let LaneRun { outcome, stop, stops_processor, cost, meter } = result?;
         if let Some(cost) = cost {
             self.runs.costs.put(lane.clone(), cost);
         }
@@ -91,13 +84,10 @@ impl Engine<'_> {
         self.around.tenants.charge(&lane.tenant, Cost { cpu, ..Cost::default() }, |used| {
             used.waited += waited;
         });
-        let mark = self.documents.of_term.stage(&changes);
-        let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
-        let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
-        let weight = documents.chain(letters).sum();
+        let mark = self.documents.of_term.stage(&outcome.documents);
+        let (handled, weight) = (outcome.handled, outcome.bytes());
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
-        let results =
-            WorkResults { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
+        let results = WorkResults { outcome, mark, weight, _counted };
         let input = Input::Ran { lane, work, handled, stop, stops_processor, results };
         self.core.on(input, now(), &self.around);
         Ok(())

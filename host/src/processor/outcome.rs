@@ -1,0 +1,45 @@
+//! What a run leaves to be written: one part for each kind of effect.
+//!
+//! A run fills an [`Outcome`], the tracker keeps it, and a commit writes it. The way in between does
+//! not look inside. A kind of effect is a field here, which counts its bytes, and a file in
+//! [`super::commit`], which writes it.
+
+use std::sync::Arc;
+
+use super::{commit::DeadLetter, shed::Shed};
+use crate::{
+    model::{event::Event, handler::Reason, ids::LaneKey},
+    projections::documents::{self, Changes},
+};
+
+/// The effects of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Number of events handled, counted from the first.
+    pub handled: usize,
+    /// Changed documents, with the last change of each. Shared with the commit that writes them,
+    /// because they are needed again if it is rejected.
+    pub documents: Arc<Changes>,
+    /// Handled events that were set aside.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Events that were shed instead of being handled.
+    pub shed: Option<Shed>,
+}
+
+impl Outcome {
+    /// The outcome of events that were shed.
+    pub fn shed(shed: Shed) -> Self {
+        Outcome { shed: Some(shed), ..Outcome::default() }
+    }
+
+    /// Bytes that it holds until the commit.
+    pub fn bytes(&self) -> usize {
+        documents::bytes(&self.documents) + self.dead_letters.iter().map(DeadLetter::bytes).sum::<usize>()
+    }
+
+    /// Sets a handled event aside.
+    pub(super) fn set_aside(&mut self, lane: &LaneKey, event: &Event, digest: Arc<str>, reason: Reason, attempts: u32) {
+        let (position, event_id) = (event.position, event.id.clone());
+        self.dead_letters.push(DeadLetter { lane: lane.clone(), position, event_id, digest, reason, attempts });
+    }
+}
