@@ -26,7 +26,9 @@ async fn reason_of(deed: serde_json::Value, settings: &[&str]) -> String {
     database.append("good", "g", &[json!({}), json!({})]).await;
     database.append("bad", "b", &[json!({}), deed.clone(), json!({})]).await;
     database.append("good", "g", &[json!({})]).await;
-    let ended = catch_up(&database, &["scripted"], settings).await;
+    // A call over a limit on time or memory would be tried again for minutes.
+    let settings: Vec<&str> = [&["processors.scripted.failures.load.attempts=1"], settings].concat();
+    let ended = catch_up(&database, &["scripted"], &settings).await;
     let Ended::Blocked(lanes) = ended else { panic!("{deed}: {ended:?}") };
     assert_eq!(lanes.len(), 1, "{deed}: {lanes:?}");
     let lane = lanes.iter().next().and_then(|lane| lane.lane.as_ref());
