@@ -57,6 +57,22 @@ async fn events_that_trap_are_set_aside_and_their_lane_continues() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broken_plugin_cannot_set_a_whole_history_aside() {
+    let database = database().await;
+    database.append("a", "s", &vec![json!({"do": "trap"}); 60]).await;
+    database.append("b", "s", &vec![json!({"do": "trap"}); 60]).await;
+    database.append("c", "s", &[json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &["processors.scripted.failures.trap.then=dead-letter"]);
+    let lane = lane_behind(&database, |lane| lane.state == "blocked").await;
+    let reason = lane.reason;
+    assert!(reason.contains("set 100 events aside within 60 s"), "{reason}");
+    host.stop().await;
+    let letters = dead_letters(&database).await.len();
+    assert!((100..120).contains(&letters), "{letters}");
+    assert_scripted_log(&database, "e.tenant = 'c'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_counted_over_commits_and_restarts() {
     let database = database().await;
     let policy = |attempts: i32| {

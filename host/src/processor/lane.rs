@@ -32,7 +32,10 @@ use crate::{
         attempts,
         code::{CodeVersion, SwappableCode},
         outcome::Outcome,
-        policy::{FailedAttempt, Verdict, Wish},
+        policy::{
+            FailedAttempt, Verdict, Wish,
+            breaker::{self, Breaker},
+        },
     },
     projections::documents::{self, Changes, DocumentKey},
     scheduler::{Class, CommitWaiters, Scheduler, TaskMeter},
@@ -64,6 +67,8 @@ pub struct Runner {
     pub replaying: bool,
     /// The runs that wait for results of their tenants to be committed before their next call.
     pub waiters: Arc<CommitWaiters>,
+    /// The bound on how fast failure policies set events aside.
+    pub breaker: Arc<Mutex<Breaker>>,
 }
 
 /// The end of a run.
@@ -79,6 +84,7 @@ pub struct LaneRun {
     pub cost: Option<Duration>,
     /// CPU time of all calls, and their time in the queue for guest threads.
     pub meter: Arc<TaskMeter>,
+    breaker: Arc<Mutex<Breaker>>,
 }
 
 /// The reason why a run stopped its lane.
@@ -111,8 +117,8 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 impl Runner {
     /// A runner for the subscription of a spec. Its results are kept (`replaying` is false).
     pub fn new(spec: &ProcessorSpec, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
-        let (router, waiters) = (Router::new(spec), Arc::default());
-        Runner { code, scheduler, deferred: None, router, replaying: false, waiters }
+        let (router, waiters, breaker) = (Router::new(spec), Arc::default(), Arc::default());
+        Runner { code, scheduler, deferred: None, router, replaying: false, waiters, breaker }
     }
 
     /// Handles a lane's events, or as many as fit into one run. The first was attempted `attempts`
@@ -144,7 +150,7 @@ impl Runner {
         documents: Arc<dyn Documents>,
     ) -> Result<LaneRun, TermEnded> {
         let view = Arc::new(LaneView { lane: lane.clone(), documents, earlier: Mutex::default() });
-        let mut run = LaneRun { cost, ..LaneRun::default() };
+        let mut run = LaneRun { cost, breaker: self.breaker.clone(), ..LaneRun::default() };
         let first_unreadable = |from: usize| {
             let found = self.router.unreadable(lane, &events[from..]);
             found.map(|(index, reason)| (from + index, reason))
@@ -316,7 +322,13 @@ impl LaneRun {
         let attempt = attempts::with_this(earlier, self.outcome.handled);
         let spread = u64::from(lane.bucket()) << 32 | event.position as u64;
         let failed = FailedAttempt { class: &reason.class, wish, attempt, on_probation, spread };
-        let verdict = version.policy.verdict(&failed);
+        let (mut verdict, mut reason) = (version.policy.verdict(&failed), reason);
+        let admits = || self.breaker.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now());
+        if verdict == Verdict::SetAside && !admits() {
+            let (most, seconds) = (breaker::MOST, breaker::WITHIN.as_secs());
+            let why = format!("not set aside, because the processor has set {most} events aside within {seconds} s");
+            (verdict, reason) = (Verdict::Stop, Reason::new(&reason.class, format!("{}; {why}", reason.message)));
+        }
         match verdict {
             Verdict::Again { .. } => {}
             Verdict::Stop | Verdict::StopProcessor if reason.is_about_the_event() => {}

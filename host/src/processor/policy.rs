@@ -14,6 +14,7 @@
 //! A policy is part of a version of the code, so that a swap replaces both at once.
 
 mod back_off;
+pub mod breaker;
 mod settings;
 
 use std::time::Duration;
@@ -51,7 +52,7 @@ const CLASSES: [(&str, Blame); 23] = [
     ("read-limit", Blame::Event),
     ("reads-limit", Blame::Event),
     ("refused-call", Blame::Event),
-    ("refused-commit", Blame::Event),
+    (REFUSED_COMMIT, Blame::Event),
     ("trap", Blame::Event),
     ("unreadable-data", Blame::Event),
     ("cpu-limit", Blame::Load),
@@ -68,6 +69,10 @@ const CLASSES: [(&str, Blame); 23] = [
 /// The class of a lane whose tenant has used up a rate. It waits for exactly as long as that takes,
 /// so no setting applies to it.
 const THROTTLED: &str = crate::tenants::rates::THROTTLED;
+
+/// The class of a lane whose data the database refused. The lane always blocks, so no setting
+/// applies to it.
+const REFUSED_COMMIT: &str = "refused-commit";
 
 /// The class of a plugin's failure that has no code.
 const PLUGIN: &str = "plugin";

@@ -75,7 +75,7 @@ impl Engine<'_> {
 
     /// Takes the outcome of a run. Fails if the run ended the term.
     pub(super) fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
-        let LaneRun { outcome, stop, stops_processor, cost, meter } = result?;
+        let LaneRun { outcome, stop, stops_processor, cost, meter, .. } = result?;
         if let Some(cost) = cost {
             self.runs.costs.put(lane.clone(), cost);
         }

@@ -21,7 +21,7 @@ use serde::{
 };
 
 use super::{
-    Blame, CLASSES, THROTTLED,
+    Blame, CLASSES, REFUSED_COMMIT, THROTTLED,
     back_off::{FLOOR, LONGEST_REQUEST},
 };
 use crate::model::nearest::nearest;
@@ -130,7 +130,8 @@ pub const CODE: &str = "plugin:CODE";
 /// The families and classes that settings may name, apart from those of plugins.
 fn names() -> impl Iterator<Item = &'static str> {
     let families = FAMILIES.into_iter().map(Blame::name);
-    families.chain(CLASSES.into_iter().map(|(class, _)| class).filter(|class| *class != THROTTLED))
+    families
+        .chain(CLASSES.into_iter().map(|(class, _)| class).filter(|class| ![THROTTLED, REFUSED_COMMIT].contains(class)))
 }
 
 /// The family of a family or class.
@@ -172,6 +173,11 @@ impl Table<'_> {
                     true => Ok(Key::Class(name.into())),
                     false => Err(format!("`{name}` names no code of a plugin; use `plugin:` and 1 to 93 bytes")),
                 };
+            }
+            Table::All if name == REFUSED_COMMIT => {
+                return Err(format!(
+                    "no setting applies to `{name}`: a lane whose data the database refuses always blocks"
+                ));
             }
             Table::All if names().any(|known| known == name) => return Ok(Key::Class(name.into())),
             Table::All | Table::Of(_) => {}
