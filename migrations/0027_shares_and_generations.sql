@@ -1,5 +1,5 @@
 -- Shares and generations: one cursor per share of a processor's lanes instead of sixteen equal
--- ones, and a generation in every row that records how far, or how well, events were handled.
+-- ones, and a generation in every row that records progress, dead letters or shed events.
 --
 -- A generation is one build of a processor's documents, with its own cursors, lane checkpoints and
 -- dead letters. Generation 1 begins when the processor is registered. Generation `g` of a processor
@@ -7,8 +7,8 @@
 -- `collections.generation` names the table that readers see: that of the serving generation.
 --
 -- A share is a range of buckets within a generation. Its cursor covers the lanes of these buckets,
--- and its owner commits under the fence of this one row. The ranges of a generation divide all
--- buckets; so far, one share owns all of them. Before, each bucket had a cursor, and each commit
+-- and its owner commits under the fence of this one row. The ranges of a generation are a
+-- partition of all buckets; so far, one share owns all of them. Before, each bucket had a cursor, and each commit
 -- rewrote all sixteen with the same progress.
 --
 -- Counts and reports move from `processors` to the cursor: commits of several shares would wait for
@@ -33,7 +33,7 @@ begin
     raise exception 'processor % has % cursors with % different progresses; only 16 cursors with the same progress can become one',
         v_cursors.processor, v_cursors.number, v_cursors.progresses
       using errcode = 'SM423',
-            hint = format('No version of Sandmill writes such cursors. Restore them from a backup, or remove the processor with the version that made them, so that it starts again: sandmill processors remove %s. Then migrate again.', v_cursors.processor);
+            hint = format('Another program changed these cursors. Restore them from a backup; or run sandmill processors remove %s with the version of Sandmill that you used before, so that the processor starts again. Then migrate again.', v_cursors.processor);
   end if;
 end
 $$;
@@ -100,7 +100,7 @@ alter table sandmill.processors
   drop column measures,
   drop column reported_at;
 
--- Lane checkpoints keep their bucket, which tells the share that they belong to.
+-- Lane checkpoints keep their bucket, which determines the share that they belong to.
 alter table sandmill.lane_checkpoints
   drop constraint lane_checkpoints_pkey,
   -- The generation.

@@ -2,8 +2,8 @@
 //!
 //! Each share has a cursor, a fence and commits of its own. It owns a range of buckets, and so the
 //! lanes whose [`bucket`](super::ids::LaneKey::bucket) lies in it. The ranges of a generation must
-//! be a partition of all buckets: without an owner the events of a lane would be lost, and with two
-//! they would be handled twice. [`check_partition`] decides this.
+//! be a partition of all buckets: without an owner the events of a lane would never be handled, and
+//! with two they would be handled twice. [`check_partition`] decides this.
 
 use super::ids::{BUCKETS, ProcessorId};
 
@@ -61,7 +61,7 @@ pub enum PartitionError {
     Unowned(u8),
     /// Several ranges contain a bucket.
     #[error("several shares own bucket {0}")]
-    Shared(u8),
+    Overlapping(u8),
 }
 
 /// Fails unless each bucket lies in exactly one of the ranges. Names the first bucket that does
@@ -71,7 +71,7 @@ pub fn check_partition(ranges: &[BucketRange]) -> Result<(), PartitionError> {
         match ranges.iter().filter(|range| range.contains(bucket)).count() {
             0 => return Err(PartitionError::Unowned(bucket)),
             1 => {}
-            _ => return Err(PartitionError::Shared(bucket)),
+            _ => return Err(PartitionError::Overlapping(bucket)),
         }
     }
     Ok(())
@@ -99,8 +99,8 @@ mod tests {
         assert_eq!(check(&[]), Err(PartitionError::Unowned(0)));
         assert_eq!(check(&[(0, 7)]), Err(PartitionError::Unowned(8)));
         assert_eq!(check(&[(0, 6), (8, 15)]), Err(PartitionError::Unowned(7)));
-        assert_eq!(check(&[(0, 8), (8, 15)]), Err(PartitionError::Shared(8)));
-        assert_eq!(check(&[(0, 15), (0, 15)]), Err(PartitionError::Shared(0)));
+        assert_eq!(check(&[(0, 8), (8, 15)]), Err(PartitionError::Overlapping(8)));
+        assert_eq!(check(&[(0, 15), (0, 15)]), Err(PartitionError::Overlapping(0)));
     }
 
     #[test]

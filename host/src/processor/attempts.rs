@@ -1,4 +1,4 @@
-//! The rule for attempts. Pure.
+//! The number of attempts at an event. Pure.
 //!
 //! Attempts are counted for the event before which a lane stops. Only the first event of a piece of
 //! work may have been attempted before: a lane that stopped continues with the event that failed.

@@ -76,7 +76,7 @@ pub struct CodeVersion {
 }
 
 /// Lanes that a version has failed or taken over. It fails a lane if it blocks it, or if its policy
-/// sets aside one of the lane's events.
+/// sets aside one of the lane's events during its trial.
 #[derive(Default)]
 struct VersionLanes {
     /// Lanes that were blocked before the version began, as [hashes](hash): their failures do not
@@ -108,7 +108,7 @@ pub struct VersionStats {
     /// When its first call began.
     pub began: Option<Instant>,
     /// Lanes that it has failed and that were not blocked before: it blocked them, or its policy
-    /// set aside one of their events.
+    /// set aside one of their events during its trial.
     pub failed: usize,
     /// Why the last of them failed.
     pub reason: Option<Reason>,
@@ -142,13 +142,14 @@ impl CodeVersion {
         CodeVersion { policy, ..self }
     }
 
-    /// The version for a test or a dry run, where it stops at each failure.
+    /// The version for a test or a dry run, where it is judged as on trial.
     pub fn under_test(self) -> Self {
         self.set_on_probation(true);
         self
     }
 
-    /// Whether it is on trial or under test, and so stops at each failure.
+    /// Whether it is on trial or under test: it then sets no event aside, and retries only if the
+    /// guest asks for it.
     pub fn is_on_probation(&self) -> bool {
         self.on_probation.load(Relaxed)
     }

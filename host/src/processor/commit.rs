@@ -1,8 +1,9 @@
 //! The commit transaction: documents, dead letters, lane checkpoints and progress, all or nothing.
-//! What each of them writes is in a file of its own.
+//! Documents are written by `projections::documents`, and the rest, except for the progress, by a
+//! module each.
 //!
-//! The last statements of every commit check the term's fence and the progress that the commit
-//! starts from. They come last because they lock rows that other sessions may wait for, and writing
+//! The last statement of every commit checks the term's fence and the progress that the commit
+//! starts from. It comes last because it locks a row that other sessions may wait for, and writing
 //! documents may take long. Each commit borrows a session (see [`super::connections`]). All
 //! statements are sent at once, and COMMIT is sent only after all of them have succeeded. So an
 //! error before COMMIT means that nothing was committed. After an error of COMMIT itself the

@@ -1,8 +1,8 @@
 //! The decisions of one term: what to read, run, commit and report next. Pure.
 //!
-//! The loop in [`super::engine`] tells the core what has happened, one [`Input`] at a time, and
-//! asks it for [`Command`]s until there is none. The core knows everything that is under way, but
-//! owns none of it: it has no clock, no database, no guest and no future. The time is an argument,
+//! The loop in [`super::engine`] passes one [`Input`] at a time to the core, and carries out
+//! [`Command`]s until there are none. The core knows what is under way, but owns none of it: it
+//! holds no clock, session, guest or `Future`. The time is an argument,
 //! and what belongs to the host as a whole is behind [`Surroundings`]. So a test can drive the core
 //! through any order of events, and the same inputs lead to the same commands.
 //!
@@ -182,7 +182,8 @@ pub enum Input<T> {
     Tick,
 }
 
-/// What to do next. The outcome of the first four is an input.
+/// What to do next. The first four start work whose outcome arrives later as an input. The others
+/// are done before the next command.
 #[derive(Debug)]
 pub enum Command<T> {
     /// Read the page after a progress.
@@ -305,15 +306,15 @@ impl<T: Weighted + Default> Core<T> {
         }
     }
 
-    /// Takes note of what has happened.
-    pub fn on(&mut self, input: Input<T>, now: Now, around: &impl Surroundings) {
+    /// Applies an input.
+    pub fn on(&mut self, input: Input<T>, now: Now, host: &impl Surroundings) {
         self.step = Step::Replacements;
         match input {
-            Input::Page(page, lanes) => self.page_read(&page, lanes, now, around),
+            Input::Page(page, lanes) => self.page_read(&page, lanes, now, host),
             Input::Shed(to, shed) => self.jumped(to, shed, now),
             Input::Ran { lane, work, handled, stop, stops_processor, results } => {
-                self.operators.pause_requested |= stops_processor;
-                self.ran(&lane, work, handled, stop, results, now);
+                let is_kept = self.ran(&lane, work, handled, stop, results, now);
+                self.operators.pause_requested |= is_kept && stops_processor;
             }
             Input::Found(reading, result, shed) => {
                 (self.lane_reads.under_way, self.lane_reads.search) = (false, true);
@@ -337,26 +338,27 @@ impl<T: Weighted + Default> Core<T> {
         }
     }
 
-    /// What to do next; none until the next input, which is [`Input::Tick`] after the time of
-    /// [`Core::timer`].
-    pub fn next(&mut self, now: Now, around: &impl Surroundings) -> Option<Command<T>> {
+    /// The next command. None means: wait for an input, and send [`Input::Tick`] when the time of
+    /// [`Core::timer`] has passed.
+    pub fn next(&mut self, now: Now, host: &impl Surroundings) -> Option<Command<T>> {
         if let Some(command) = self.queued.pop_front() {
             return Some(command);
         }
         loop {
             // A step that may have more to do is taken again, the others once for each input.
             let (command, next) = match self.step {
-                Step::Replacements => (self.read_pauses(around), Step::Runs),
-                Step::Runs => match self.start_run(now, around) {
+                Step::Replacements => (self.read_pauses(host), Step::Runs),
+                Step::Runs => match self.start_run(now, host) {
                     Some(run) => (Some(run), Step::Runs),
                     None => (None, Step::Page),
                 },
-                Step::Page => (self.start_page(now, around), Step::LaneRead),
-                Step::LaneRead => (self.start_lane_read(now, around), Step::Commit),
-                Step::Commit => (self.start_commit(now, around), Step::Clock),
-                Step::Clock => match self.due_by_the_clock(now, around) {
+                Step::Page => (self.start_page(now, host), Step::LaneRead),
+                Step::LaneRead => (self.start_lane_read(now, host), Step::Commit),
+                Step::Commit => (self.start_commit(now, host), Step::Clock),
+                Step::Clock => match self.due_by_the_clock(now, host) {
                     Some(end @ (Command::Done | Command::EndTerm(_))) => (Some(end), Step::Nothing),
-                    Some(command) => (Some(command), Step::Clock),
+                    // It may take a while, in which other work may have become due.
+                    Some(command) => (Some(command), Step::Replacements),
                     None => (None, Step::Nothing),
                 },
                 Step::Nothing => return None,
@@ -369,13 +371,13 @@ impl<T: Weighted + Default> Core<T> {
     }
 
     /// The next lane with work, if a slot is free.
-    fn start_run(&mut self, now: Now, around: &impl Surroundings) -> Option<Command<T>> {
+    fn start_run(&mut self, now: Now, host: &impl Surroundings) -> Option<Command<T>> {
         // No run may start for a tenant whose own processor is starting.
-        if !self.may_start() || around.has_other_replacements() {
+        if !self.may_start() || host.has_other_replacements() {
             return None;
         }
         let (lane, work) = self.in_flight.start(|lane| {
-            let (wait, reason) = around.throttled(&lane.tenant)?;
+            let (wait, reason) = host.throttled(&lane.tenant)?;
             Some((now.wall + wait, reason))
         })?;
         self.running += 1;
@@ -383,8 +385,16 @@ impl<T: Weighted + Default> Core<T> {
         Some(Command::Run(lane, work, class))
     }
 
-    /// Takes the end of a run. The results wait for their commit.
-    fn ran(&mut self, lane: &LaneKey, work: LaneWork, handled: usize, stop: Option<RunStop>, results: T, now: Now) {
+    /// Applies the end of a run. The results wait for their commit. Returns whether they are kept.
+    fn ran(
+        &mut self,
+        lane: &LaneKey,
+        work: LaneWork,
+        handled: usize,
+        stop: Option<RunStop>,
+        results: T,
+        now: Now,
+    ) -> bool {
         self.running -= 1;
         self.commits.finished += 1;
         // A lane whose earlier results were rejected while it ran is ready only now.
@@ -397,15 +407,17 @@ impl<T: Weighted + Default> Core<T> {
                 if counts { Ending::Stopped(state) } else { Ending::Postponed(state) }
             }
         };
-        if !self.in_flight.finish(lane, work, handled, results, ending, now.wall) {
+        let is_kept = self.in_flight.finish(lane, work, handled, results, ending, now.wall);
+        if !is_kept {
             // The lane reads these events again, and must not see their results.
             self.queued.push_back(Command::Unstage(lane.clone()));
         }
+        is_kept
     }
 
     /// What is due by the clock alone, or ends the term.
-    fn due_by_the_clock(&mut self, now: Now, around: &impl Surroundings) -> Option<Command<T>> {
-        if let Some(lane) = self.stands_still(now) {
+    fn due_by_the_clock(&mut self, now: Now, host: &impl Surroundings) -> Option<Command<T>> {
+        if let Some(lane) = self.stands_still(now, host) {
             return Some(Command::EndTerm(lane));
         }
         if self.draining.is_some() && self.running == 0 && !self.commits.under_way {
@@ -424,7 +436,7 @@ impl<T: Weighted + Default> Core<T> {
         if is_zero(self.tail.wait.due(now.mono)) {
             return Some(Command::RecordWait(self.tail.wait.report()));
         }
-        if is_zero(self.healthy_in(now, around)) {
+        if is_zero(self.healthy_in(now, host)) {
             return Some(Command::ClearError);
         }
         is_zero(self.operators.due(now)).then_some(Command::ReadDecisions)
@@ -432,7 +444,7 @@ impl<T: Weighted + Default> Core<T> {
 
     /// A lane that has work although nothing is under way and no reason is known. That is a bug;
     /// the next term starts from the state of the database.
-    fn stands_still(&mut self, now: Now) -> Option<LaneKey> {
+    fn stands_still(&mut self, now: Now, host: &impl Surroundings) -> Option<LaneKey> {
         // A paused processor may stand still, and no timer should wake it to check.
         if self.is_busy() || self.in_flight.paused().is_some() {
             self.still_since = None;
@@ -442,20 +454,22 @@ impl<T: Weighted + Default> Core<T> {
             return None;
         }
         self.still_since = None;
-        self.in_flight.ready(now.wall)
+        // A lane that is due waits for its tenant's rates.
+        self.in_flight.ready(now.wall).filter(|lane| host.throttled(&lane.tenant).is_none())
     }
 
     /// The time until the next step that is due by the clock alone.
-    pub fn timer(&self, now: Now, around: &impl Surroundings) -> Option<Duration> {
+    pub fn timer(&self, now: Now, host: &impl Surroundings) -> Option<Duration> {
         let left = |since: Instant, all: Duration| all.saturating_sub(now.since(since));
-        let reads = !self.lane_reads.under_way && self.in_flight.paused().is_none();
+        let reads = !self.lane_reads.under_way && self.may_start();
         let due = self.lane_reads.due.filter(|_| reads).map(|at| now.until(at));
         let still = self.still_since.map(|since| left(since, STANDSTILL));
-        let always = [due, still, self.operators.due(now), self.drain_time_left(now)];
+        let always = [due, still, self.drain_time_left(now)];
         // Steps that cannot run during a commit are left out until it has ended.
         let between = || {
             let commit = self.in_flight.patience_ends(self.patience()).map(|at| now.until(at));
-            [commit, self.commits.store_due(now), self.tail.wait.due(now.mono), self.healthy_in(now, around)]
+            let (store, decisions) = (self.commits.store_due(now), self.operators.due(now));
+            [commit, store, decisions, self.tail.wait.due(now.mono), self.healthy_in(now, host)]
         };
         let between = (!self.commits.under_way).then(between).into_iter().flatten();
         always.into_iter().chain(between).flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
@@ -463,8 +477,8 @@ impl<T: Weighted + Default> Core<T> {
 
     /// How long until this term counts as healthy, if its progress stays as it is; none if there is
     /// no error to clear.
-    fn healthy_in(&self, now: Now, around: &impl Surroundings) -> Option<Duration> {
-        around.healthy_at(&|| self.progress(now)).map(|age| age.saturating_sub(now.since(self.began)))
+    fn healthy_in(&self, now: Now, host: &impl Surroundings) -> Option<Duration> {
+        host.healthy_at(&|| self.progress(now)).map(|age| age.saturating_sub(now.since(self.began)))
     }
 
     /// The progress that this term has made.

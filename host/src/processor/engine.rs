@@ -1,24 +1,24 @@
 //! The event loop of one term: carries out the commands of [`Core`].
 //!
-//! Four kinds of work run concurrently: the read of a page, the runs of lanes, the reading of the
-//! log for a lane that is behind, and a commit. When one of them ends, the loop passes its outcome
+//! Six kinds of work run concurrently: the read of a page, the read of the log for a lane that is
+//! behind, two reads of documents (usual and slow ones), the runs of lanes, and a commit. When one of them ends, the loop passes its outcome
 //! to the core as an input, and then carries out the commands that follow. The loop itself decides
 //! nothing. It owns all work under way, and drops it when the term ends.
 
-mod around;
 mod commits;
 mod reads;
 mod report;
 mod runs;
+mod surroundings;
 
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{FutureExt, StreamExt, future::OptionFuture};
 
-use around::Around;
 use commits::Commits;
 use reads::{DocumentReads, LogReads};
 use runs::{Runs, WorkResults};
+use surroundings::HostSurroundings;
 
 use super::{
     Config, ProcessorState,
@@ -64,7 +64,7 @@ pub(super) struct Engine<'a> {
     pressure: &'a PressureSettings,
     report: &'a mut Reporter,
     core: Core<WorkResults>,
-    around: Around<'a>,
+    host: HostSurroundings<'a>,
     reads: LogReads,
     runs: Runs,
     commits: Commits<'a>,
@@ -100,7 +100,7 @@ impl<'a> Engine<'a> {
             pressure,
             report,
             core: Core::new(term.stored, term.checkpoints, bounds, settings, now()),
-            around: Around { tenants, runner, member, errors, replacements: tenants.replacements() },
+            host: HostSurroundings { tenants, runner, member, errors, replacements: tenants.replacements() },
             reads: LogReads::new(term.pages, term.lanes),
             runs: Runs::new(),
             commits: Commits::new(term.committer, has_committed),
@@ -117,7 +117,7 @@ impl<'a> Engine<'a> {
         publish: impl Fn(ProcessorState),
     ) -> Result<(), TermEnded> {
         loop {
-            while let Some(command) = self.core.next(now(), &self.around) {
+            while let Some(command) = self.core.next(now(), &self.host) {
                 if let Command::Done = command {
                     return Ok(self.last_report().await?);
                 }
@@ -157,7 +157,7 @@ impl<'a> Engine<'a> {
             }
             Command::StopReading => {
                 self.reads.stop();
-                self.around.leave_lockstep();
+                self.host.leave_lockstep();
             }
             Command::DropRuns => {
                 tracing::info!(processor = %self.id, calls = self.runs.under_way.len(), "dropped calls that did not end in time; their events will be handled again");
@@ -166,7 +166,7 @@ impl<'a> Engine<'a> {
             Command::RecordWait(reason) => self.commits.committer.record_wait(&reason).await?,
             Command::ClearError => {
                 let session = self.commits.committer.session().await?;
-                let cleared = self.around.errors.clear(&session, self.id).await;
+                let cleared = self.host.errors.clear(&session, self.id).await;
                 cleared.map_err(|e| anyhow::anyhow!(describe(&e)))?;
                 session.give_back();
             }
@@ -188,7 +188,7 @@ impl<'a> Engine<'a> {
         stop: &mut Stop,
     ) -> Result<(), TermEnded> {
         let (documents, waiters) = (self.documents.of_term.clone(), self.runner.waiters.clone());
-        let timer = self.core.timer(now(), &self.around).into_iter().chain(self.report_due()).min();
+        let timer = self.core.timer(now(), &self.host).into_iter().chain(self.report_due()).min();
         let (running, committing) = (self.runs.under_way.len(), self.core.is_committing());
         let input = tokio::select! {
             Some(run) = self.runs.under_way.next(), if running > 0 => {
@@ -227,11 +227,11 @@ impl<'a> Engine<'a> {
             () = wakeups.next(), if self.core.waits_for_events() => Input::Wake,
             () = decisions.about(self.id), if self.core.waits_for_decisions() => Input::DecisionsChanged,
             () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => Input::Tick,
-            Some(()) = OptionFuture::from(self.around.member.as_mut().map(LockstepMember::changed)) => Input::Tick,
-            Ok(()) = self.around.replacements.changed(), if !committing => self.around.replacements(self.id),
+            Some(()) = OptionFuture::from(self.host.member.as_mut().map(LockstepMember::changed)) => Input::Tick,
+            Ok(()) = self.host.replacements.changed(), if !committing => self.host.replacements(self.id),
             () = stop.drain(), if !self.core.is_draining() => Input::Drain,
         };
-        self.core.on(input, now(), &self.around);
+        self.core.on(input, now(), &self.host);
         Ok(())
     }
 
@@ -247,11 +247,11 @@ impl<'a> Engine<'a> {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
         let more = more || !decisions.agree(self.id, &pauses);
-        let (replaced, of_tenants) = self.around.read_replacements(self.id);
+        let (replaced, of_tenants) = self.host.read_replacements(self.id);
         let input = Input::Decisions { pauses, of_tenants, replaced, resumed, more };
-        self.core.on(input, now(), &self.around);
+        self.core.on(input, now(), &self.host);
         if self.core.is_paused() {
-            self.around.leave_lockstep();
+            self.host.leave_lockstep();
         }
         Ok(())
     }
@@ -268,8 +268,8 @@ impl<'a> Engine<'a> {
     }
 
     fn read_replacements(&mut self) {
-        let input = self.around.replacements(self.id);
-        self.core.on(input, now(), &self.around);
+        let input = self.host.replacements(self.id);
+        self.core.on(input, now(), &self.host);
     }
 
     /// How long until a report is due, if a commit does not include it.

@@ -317,8 +317,11 @@ impl LaneRun {
     /// Applies the policy of the version that failed at the next event, which was attempted
     /// `earlier` times before if it is the first one of the run.
     fn fail(&mut self, version: &CodeVersion, lane: &LaneKey, event: &Event, earlier: u32, reason: Reason, wish: Wish) {
-        // No code has failed if the event could not be read.
-        let on_probation = version.is_on_probation() && !reason.is_about_the_event();
+        // An event that cannot be read says nothing about the code, and one that failed before says
+        // nothing about this version.
+        let failed_before = attempts::earlier(earlier, self.outcome.handled) > 0;
+        let is_excused = reason.is_about_the_event() || failed_before;
+        let on_probation = version.is_on_probation() && !is_excused;
         let attempt = attempts::with_this(earlier, self.outcome.handled);
         let spread = u64::from(lane.bucket()) << 32 | event.position as u64;
         let failed = FailedAttempt { class: &reason.class, wish, attempt, on_probation, spread };
@@ -326,15 +329,17 @@ impl LaneRun {
         let admits = || self.breaker.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now());
         if verdict == Verdict::SetAside && !admits() {
             let (most, seconds) = (breaker::MOST, breaker::WITHIN.as_secs());
-            let why = format!("not set aside, because the processor has set {most} events aside within {seconds} s");
+            let why = format!(
+                "not set aside, because this processor has already set {most} events aside within {seconds} s; fix the plugin, then resume the lane"
+            );
             (verdict, reason) = (Verdict::Stop, Reason::new(&reason.class, format!("{}; {why}", reason.message)));
         }
         match verdict {
             Verdict::Again { .. } => {}
             Verdict::Stop | Verdict::StopProcessor if reason.is_about_the_event() => {}
             Verdict::Stop | Verdict::StopProcessor => version.failed(lane, &reason),
-            // Its trial may have begun during the call.
-            Verdict::SetAside if version.is_on_probation() => version.failed(lane, &reason),
+            // The trial has begun since the verdict.
+            Verdict::SetAside if version.is_on_probation() && !is_excused => version.failed(lane, &reason),
             Verdict::SetAside => {}
         }
         match verdict {

@@ -1,8 +1,7 @@
-//! What a run leaves to be written: one part for each kind of effect.
+//! Results that wait for their commit: one field for each kind of effect.
 //!
-//! A run fills an [`Outcome`], the tracker keeps it, and a commit writes it. The way in between does
-//! not look inside. A kind of effect is a field here, which counts its bytes, and a file in
-//! [`super::commit`], which writes it.
+//! A run, or a jump past shed events, fills an [`Outcome`]. The tracker holds it without looking
+//! inside, and a commit writes it. A new kind of effect is a field here and a module that writes it.
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use crate::{
     projections::documents::{self, Changes},
 };
 
-/// The effects of a run.
+/// The results of handled or shed events.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Number of events handled, counted from the first.

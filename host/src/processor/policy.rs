@@ -3,7 +3,7 @@
 //! Each failure has a class ([`Reason`](crate::model::handler::Reason)), and each class a family
 //! ([`Blame`]). A policy answers one question: after this attempt at this one event, does the lane
 //! try again, set the event aside as a dead letter, or stop, perhaps with the whole processor? It
-//! counts attempts at the event, no matter how they failed. A shortage of the host never counts,
+//! counts attempts at the event, no matter how they failed. A shortage on the host never counts,
 //! because it says nothing about the event.
 //!
 //! The settings of one class take precedence over those of its family, and these over the settings
@@ -122,7 +122,7 @@ const LOAD_ATTEMPTS: u32 = 10;
 /// The delay after the first attempt, before jitter. 200 ms: longer than a short disturbance of the
 /// database, and too short for a person to notice.
 const FIRST: Duration = Duration::from_millis(200);
-/// The same for failures under load and shortages of the host. 1 s: an immediate retry would add to
+/// The same for failures under load and shortages on the host. 1 s: an immediate retry would add to
 /// the load.
 const FIRST_UNDER_LOAD: Duration = Duration::from_secs(1);
 /// The longest delay that follows from attempts. 5 min: lanes recover within minutes after an
@@ -152,8 +152,8 @@ pub struct FailedAttempt<'a> {
     pub wish: Wish,
     /// The number of the attempt, from 1. Only attempts that count are numbered.
     pub attempt: u32,
-    /// Whether the version that failed is on trial or under test. Such a version stops instead of
-    /// trying again or setting events aside, so that its failures show.
+    /// Whether the version that failed is on trial or under test. Such a version sets no event
+    /// aside, so that its failures show. It retries only if the guest asks for it.
     pub on_probation: bool,
     /// Any number that differs between lanes.
     pub spread: u64,
@@ -192,9 +192,9 @@ impl FailurePolicy {
 
     /// What happens after a failed attempt.
     ///
-    /// If the number of attempts is limited, they are counted in rounds: a lane that was blocked
-    /// and resumed has as many attempts again. The stored number keeps growing, because guests see
-    /// it.
+    /// A limit applies again after each such number of attempts. So a lane that blocked after its
+    /// last attempt has as many again when it is resumed. The stored number keeps growing, because
+    /// guests see it.
     pub fn verdict(&self, failed: &FailedAttempt<'_>) -> Verdict {
         let (blame, attempt) = (Blame::of(failed.class), failed.attempt.max(1));
         let rule = self.rule(failed.class, blame);

@@ -16,12 +16,12 @@ use crate::{
 pub(super) enum SharesError {
     /// Their ranges are not a partition of all buckets.
     #[error(
-        "the cursors of processor {0} do not cover each lane once: {1}. Another program changed them; restore them from a backup"
+        "the cursors of processor {0} do not assign each bucket to exactly one share: {1}. Another program changed them; restore them from a backup"
     )]
     NotPartitioned(ProcessorId, PartitionError),
     /// There are several.
     #[error(
-        "processor {0} has {1} shares, and this version of Sandmill runs only processors with one; run the version that divided it"
+        "processor {0} has {1} shares, and this version of Sandmill runs only processors with one share; run the version that divided it"
     )]
     Several(ProcessorId, usize),
 }

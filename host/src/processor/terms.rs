@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The first and the longest delay before the next term. It doubles with each term that ends early.
+/// The shortest and the longest delay. A term that is shorter than the longest delay has ended
+/// early, and doubles the delay.
 const DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// The longest delay while terms end early although each committed something. 500 ms: the cause may
 /// persist, and each term opens some connections to the database.

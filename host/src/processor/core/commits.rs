@@ -14,10 +14,10 @@ use crate::{
 /// How long a commit waits for unfinished lanes at the head of the log. 3 ms: a quick lane rarely
 /// waits this long for another, and a longer wait would be noticeable.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
-/// The same while the processor is behind. At most 5 s, and at most 250 ms after the last lane
+/// The same while the events are too old to count as live. At most 5 s, and at most 250 ms after the last lane
 /// finished: users do not wait for these events, and leaving lanes behind has a cost. A page of
 /// thousands of lanes takes a while although none of them is slow.
-const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
+const PATIENCE_LATE: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
 /// The same while the term drains or is paused.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
 /// Maximum time before progress past events that concern no lane is stored. 1 s: a longer time
@@ -38,7 +38,7 @@ pub(super) struct Commits {
     pub(super) finished: usize,
     /// When the last plan was made.
     planned_at: Instant,
-    /// Since when the tail is past events that the stored cursor has not passed.
+    /// When the tail first moved past events while the stored cursor did not; none if it has not.
     passed_since: Option<Instant>,
 }
 
@@ -47,7 +47,7 @@ impl Commits {
         Commits { under_way: false, has_committed: false, finished: 0, planned_at: now.mono, passed_since: None }
     }
 
-    /// Records that the tail is past events that are not stored.
+    /// Records that the tail has moved past events and the stored cursor has not.
     pub(super) fn passed(&mut self, now: Now) {
         self.passed_since.get_or_insert(now.mono);
     }
@@ -60,15 +60,20 @@ impl Commits {
 
 impl<T: Weighted + Default> Core<T> {
     /// The commit to make now, if there is one.
-    pub(super) fn start_commit(&mut self, now: Now, around: &impl Surroundings) -> Option<Command<T>> {
-        if self.commits.under_way || !self.should_plan(now, around) {
+    pub(super) fn start_commit(&mut self, now: Now, host: &impl Surroundings) -> Option<Command<T>> {
+        if self.commits.under_way || !self.should_plan(now, host) {
             return None;
         }
         (self.commits.finished, self.commits.planned_at) = (0, now.mono);
         // Nothing more starts while the processor is paused, so a commit waits for no lane.
         let patience = if self.may_start() { self.patience() } else { NO_PATIENCE };
         let store = self.draining.is_some() || self.commits.store_due(now).is_some_and(|due| due.is_zero());
-        let plan = self.in_flight.plan(now.wall, patience, store, around.runs_waiting())?;
+        let plan = self.in_flight.plan(now.wall, patience, store, host.runs_waiting());
+        if store && plan.is_none() && self.commits.passed_since.is_some() {
+            // A lane holds the cursor, so there is nothing to store yet.
+            self.commits.passed_since = Some(now.mono);
+        }
+        let plan = plan?;
         self.commits.passed_since = None;
         self.commits.under_way = true;
         Some(Command::Commit(plan))
@@ -76,9 +81,9 @@ impl<T: Weighted + Default> Core<T> {
 
     /// Whether to ask for a plan, which visits every lane. While all slots are taken, this happens
     /// several times for each page, not whenever one of thousands of lanes has finished.
-    fn should_plan(&self, now: Now, around: &impl Surroundings) -> bool {
+    fn should_plan(&self, now: Now, host: &impl Surroundings) -> bool {
         self.running < self.settings.lanes_at_once
-            || around.runs_waiting() >= self.running
+            || host.runs_waiting() >= self.running
             || self.commits.finished * PLANS_PER_PAGE >= self.in_flight.lanes_active()
             || now.since(self.commits.planned_at) >= PLAN_INTERVAL
             || self.in_flight.patience_ends(self.patience()).is_some_and(|end| end <= now.wall)
@@ -86,10 +91,10 @@ impl<T: Weighted + Default> Core<T> {
 
     /// How long a commit waits for unfinished lanes in the current state.
     pub(super) fn patience(&self) -> Patience {
-        self.settings.pressure.patience(if self.tail.late { PATIENCE_BEHIND } else { PATIENCE })
+        self.settings.pressure.patience(if self.tail.late { PATIENCE_LATE } else { PATIENCE })
     }
 
-    /// Takes the success of a commit.
+    /// Applies the success of a commit.
     pub(super) fn committed(&mut self, plan: CommitPlan<T>, now: Now) {
         self.commit_ended();
         self.commits.has_committed = true;
@@ -107,7 +112,7 @@ impl<T: Weighted + Default> Core<T> {
         self.lane_reads.due = self.in_flight.next_due();
     }
 
-    /// Takes the rejection of a commit's data. The lane that wrote it is looked for, unless it is
+    /// Applies the rejection of a commit's data: looks for the lane that wrote it, unless it is
     /// known.
     pub(super) fn rejected(&mut self, plan: CommitPlan<T>, known: Option<LaneKey>, class: &'static str, why: String) {
         self.commit_ended();

@@ -1,4 +1,4 @@
-//! What operators decide about the processor: pauses, and lanes that are resumed. Pure.
+//! Operators' decisions about the processor: pauses, and resumed lanes. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl<T: Weighted + Default> Core<T> {
     /// The pause, or the read of pauses, that must come before anything starts. Changes of tenants'
     /// own processors are not applied during a commit: it may write rows of lanes that waited when
     /// it began.
-    pub(super) fn read_pauses(&mut self, around: &impl Surroundings) -> Option<Command<T>> {
+    pub(super) fn read_pauses(&mut self, host: &impl Surroundings) -> Option<Command<T>> {
         if self.operators.read_at.is_none() {
             return Some(Command::ReadDecisions);
         }
@@ -50,10 +50,10 @@ impl<T: Weighted + Default> Core<T> {
         if !self.commits.under_way && std::mem::take(&mut self.operators.pause_requested) {
             return Some(Command::Pause);
         }
-        (!self.commits.under_way && around.has_other_replacements()).then_some(Command::ReadReplacements)
+        (!self.commits.under_way && host.has_other_replacements()).then_some(Command::ReadReplacements)
     }
 
-    /// Takes operators' decisions.
+    /// Applies operators' decisions.
     pub(super) fn decided(
         &mut self,
         pauses: Vec<Pause>,
@@ -73,7 +73,7 @@ impl<T: Weighted + Default> Core<T> {
         self.lane_reads.due = self.in_flight.next_due();
     }
 
-    /// Takes the pauses of settings and of tenants' own processors, and applies all pauses.
+    /// Applies all pauses, with the latest of settings and of tenants' own processors.
     pub(super) fn replaced(&mut self, of_tenants: Vec<Pause>, replaced: u64) {
         (self.state_changed, self.lane_reads.search) = (true, true);
         self.operators.replaced = replaced;

@@ -77,11 +77,11 @@ impl LaneReads {
 
 impl<T: Weighted + Default> Core<T> {
     /// The next page to read, if there may be one and nothing prevents it.
-    pub(super) fn start_page(&mut self, now: Now, around: &impl Surroundings) -> Option<Command<T>> {
+    pub(super) fn start_page(&mut self, now: Now, host: &impl Surroundings) -> Option<Command<T>> {
         if !self.may_start() {
             return None;
         }
-        let turn = around.turn((self.in_flight.pages_open() == 0).then(|| self.in_flight.tail()));
+        let turn = host.turn((self.in_flight.pages_open() == 0).then(|| self.in_flight.tail()));
         let wait = if self.tail.more_to_read { self.read_wait(&turn) } else { None };
         let may = self.tail.more_to_read && wait.is_none() && !self.tail.under_way;
         self.tail.wait.note(wait, now.mono);
@@ -121,14 +121,14 @@ impl<T: Weighted + Default> Core<T> {
         }
     }
 
-    /// Takes a page that was read: updates the state of the tail, and queues the events for their
+    /// Applies the read of a page: updates the state of the tail, and queues the events for their
     /// lanes.
     pub(super) fn page_read(
         &mut self,
         page: &Page,
         lanes: Vec<(LaneKey, Vec<Arc<Event>>)>,
         now: Now,
-        around: &impl Surroundings,
+        host: &impl Surroundings,
     ) {
         self.state_changed = true;
         let tail = &mut self.tail;
@@ -140,7 +140,7 @@ impl<T: Weighted + Default> Core<T> {
         let behind_since = &self.behind_since;
         self.in_flight.dispatch(page, lanes, |lane| {
             behind_since.get(lane).is_some_and(|since| now.since(*since) >= MAX_TIME_BEHIND)
-                || around.debt(&lane.tenant) >= MAX_DEBT
+                || host.debt(&lane.tenant) >= MAX_DEBT
         });
         // A lane that has just been detached reads the log next.
         self.lane_reads.search = true;
@@ -149,7 +149,7 @@ impl<T: Weighted + Default> Core<T> {
         }
     }
 
-    /// Takes a jump to the head of the log.
+    /// Applies a jump to the head of the log.
     pub(super) fn jumped(&mut self, to: Progress, shed: Vec<(LaneKey, T)>, now: Now) {
         (self.state_changed, self.lane_reads.search) = (true, true);
         (self.tail.under_way, self.tail.more_to_read) = (false, true);
@@ -159,8 +159,8 @@ impl<T: Weighted + Default> Core<T> {
         self.commits.passed(now);
     }
 
-    /// The reading of a lane behind, if one is due and its tenant is not throttled.
-    pub(super) fn start_lane_read(&mut self, now: Now, around: &impl Surroundings) -> Option<Command<T>> {
+    /// The read of the log for a lane behind, if one is due and its tenant is not throttled.
+    pub(super) fn start_lane_read(&mut self, now: Now, host: &impl Surroundings) -> Option<Command<T>> {
         if !self.may_start() {
             return None;
         }
@@ -172,7 +172,7 @@ impl<T: Weighted + Default> Core<T> {
         }
         let mut free_again = None;
         let is_throttled = |tenant: &TenantId| {
-            let wait = around.throttled(tenant).map(|(wait, _)| now.wall + wait);
+            let wait = host.throttled(tenant).map(|(wait, _)| now.wall + wait);
             free_again = free_again.into_iter().chain(wait).min();
             wait.is_some()
         };

@@ -278,7 +278,7 @@ fn results_that_are_no_longer_wanted_are_unstaged_before_the_lane_runs_again() {
 }
 
 #[test]
-fn a_draining_term_finishes_its_runs_commits_them_and_is_done() {
+fn a_draining_term_finishes_its_runs_and_commits_them() {
     let mut term = Term::begin();
     term.commands();
     term.page(&["a", "b", "c"]);
@@ -412,6 +412,46 @@ fn a_throttled_tenant_is_left_behind_until_it_may_run() {
     assert!(
         matches!(&plan.left[0].1.state, LaneState::Retrying { at, .. } if *at == term.now.wall + Duration::from_secs(5))
     );
+}
+
+#[test]
+fn a_lane_that_holds_the_cursor_for_long_causes_no_busy_timer() {
+    let mut term = Term::begin();
+    term.commands();
+    term.page(&["a"]);
+    term.commands();
+    for _ in 0..5 {
+        let wait = term.core.timer(term.now, &term.calm).expect("progress is to be stored");
+        assert!(wait >= Duration::from_millis(100), "{wait:?}");
+        term.pass(wait);
+        term.commands();
+    }
+}
+
+#[test]
+fn a_lane_of_a_throttled_tenant_is_not_stuck() {
+    let mut term = Term::begin();
+    term.commands();
+    let throttled = (Duration::from_secs(60), Reason::new("throttled", "over its rate"));
+    *term.calm.throttled.borrow_mut() = Some(throttled);
+    term.page(&["a"]);
+    let plan = commit(term.commands());
+    term.on(Input::Committed(plan));
+    term.on(Input::Decisions {
+        pauses: Vec::new(),
+        of_tenants: Vec::new(),
+        replaced: 0,
+        resumed: vec![lane("a")],
+        more: false,
+    });
+    term.page(&[]);
+    for _ in 0..5 {
+        assert!(!names(&term.commands()).contains(&"end the term"));
+        term.pass(STANDSTILL);
+    }
+    *term.calm.throttled.borrow_mut() = None;
+    term.pass(Duration::from_secs(60));
+    assert!(names(&term.commands()).contains(&"read a lane"));
 }
 
 /// A lane that has work although nothing is under way is a bug that the core reports. It cannot be

@@ -157,7 +157,7 @@ impl Engine<'_> {
 
     /// Counts what a commit means for tenants.
     fn count(&self, plan: &CommitPlan<WorkResults>) {
-        let tenants = self.around.tenants;
+        let tenants = self.host.tenants;
         for (lane, results) in &plan.results {
             let (documents, bytes) = (results.outcome.documents.len() as u64, results.weight as u64);
             let spent = Cost { documents, bytes, ..Cost::default() };

@@ -50,7 +50,7 @@ pub(in crate::processor) struct WorkResults {
 }
 
 impl WorkResults {
-    /// An outcome of no run, which holds nothing that counts.
+    /// The results of shed events, which hold no memory that counts.
     pub(super) fn of(outcome: Outcome) -> Self {
         WorkResults { outcome, ..WorkResults::default() }
     }
@@ -81,7 +81,7 @@ impl Engine<'_> {
         }
         let (cpu, waited) = (meter.cpu(), meter.waited());
         self.report.computed(cpu);
-        self.around.tenants.charge(&lane.tenant, Cost { cpu, ..Cost::default() }, |used| {
+        self.host.tenants.charge(&lane.tenant, Cost { cpu, ..Cost::default() }, |used| {
             used.waited += waited;
         });
         let mark = self.documents.of_term.stage(&outcome.documents);
@@ -89,7 +89,7 @@ impl Engine<'_> {
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
         let results = WorkResults { outcome, mark, weight, _counted };
         let input = Input::Ran { lane, work, handled, stop, stops_processor, results };
-        self.core.on(input, now(), &self.around);
+        self.core.on(input, now(), &self.host);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! How lanes that are behind the cursor read the log themselves until they rejoin the tail. Pure.
+//! Catch-up: the reads of the log by which lanes behind the cursor rejoin the tail. Pure.
 
 use std::time::SystemTime;
 

@@ -54,7 +54,7 @@ pub enum Ending {
     Postponed(LaneState),
 }
 
-/// The result of a piece of work.
+/// A size that counts against the memory bounds: that of the result of a piece of work.
 pub trait Weighted {
     /// Bytes held until the commit; 0 for the default value.
     fn weight(&self) -> usize;

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Maximum number of events that a policy sets aside within [`WITHIN`], over all lanes of a
-/// processor. 100: more than bad events of a healthy processor, and few enough to look through.
+/// processor. 100: more bad events than a healthy processor meets in a minute, and few enough to look through.
 pub const MOST: usize = 100;
 /// See [`MOST`]. One minute.
 pub const WITHIN: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ mod tests {
         let admitted = (0..250).filter(|n| breaker.admits(at(n * 100))).count();
         assert_eq!(admitted, MOST);
         assert!(!breaker.admits(at(59_999)));
-        // The first event counts no longer, the second does.
+        // The first event no longer counts, the second does.
         assert_eq!([60_000, 60_001, 60_100].map(|ms| breaker.admits(at(ms))), [true, false, true]);
         assert!(breaker.recent.len() <= MOST);
     }

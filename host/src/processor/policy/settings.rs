@@ -52,7 +52,7 @@ pub struct FailureRule {
     /// varies by a quarter. Default 200, or 1000 for the families `load` and `host`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_ms: Option<u64>,
-    /// Longest delay between two attempts, s, 1 to 4320000. It also bounds the delays that a plugin
+    /// Longest delay between two attempts, before it varies by a quarter, s, 1 to 4320000. It also bounds the delays that a plugin
     /// asks for. Default 300, and no bound for the plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_s: Option<u64>,
@@ -64,16 +64,17 @@ pub struct FailureRule {
 
 /// The keys of a rule.
 const KEYS: [&str; 4] = ["attempts", "first-ms", "longest-s", "then"];
-/// The keys that have an effect for shortages of the host.
+/// The keys that have an effect for shortages on the host.
 const HOST_KEYS: [&str; 1] = ["first-ms"];
 /// The values of `then`.
 const ACTIONS: [(&str, Then); 3] =
     [("stop", Then::Stop), ("stop-processor", Then::StopProcessor), ("dead-letter", Then::DeadLetter)];
 /// The families that settings may name.
 const FAMILIES: [Blame; 4] = [Blame::Event, Blame::Load, Blame::Host, Blame::Plugin];
-/// Maximum bytes of a class in settings. A longer class of a plugin is stored cut.
+/// Maximum bytes of a class in settings. A longer class of a plugin is truncated when stored.
 const CLASS_BYTES: usize = 100;
-/// The range of `attempts`. A million attempts with any ceiling take longer than a plugin lives.
+/// The range of `attempts`. A million attempts take more than a week even with
+/// `longest-s = 1`.
 const ATTEMPTS: RangeInclusive<u64> = 1..=1_000_000;
 /// The range of `first-ms`: up to a day.
 const FIRST_MS: RangeInclusive<u64> = FLOOR.as_millis() as u64..=24 * 60 * 60 * 1_000;
@@ -163,15 +164,15 @@ impl Table<'_> {
                 if family_of(class) == Blame::Host && KEYS.contains(&name) && !HOST_KEYS.contains(&name) =>
             {
                 return Err(format!(
-                    "`{name}` has no effect for `{class}`: a shortage of the host never counts as an attempt, and is \
-                     retried until it has passed; only `first-ms` applies"
+                    "`{name}` has no effect for `{class}`: a shortage on the host never counts as an attempt, and is \
+                     retried until it has passed; set only `first-ms`"
                 ));
             }
             Table::All if name.starts_with("plugin:") => {
                 let code = name.len() - "plugin:".len();
                 return match code > 0 && name.len() <= CLASS_BYTES {
                     true => Ok(Key::Class(name.into())),
-                    false => Err(format!("`{name}` names no code of a plugin; use `plugin:` and 1 to 93 bytes")),
+                    false => Err(format!("`{name}` needs a code of 1 to 93 bytes, as in `plugin:card-declined`")),
                 };
             }
             Table::All if name == REFUSED_COMMIT => {
@@ -191,7 +192,7 @@ impl Table<'_> {
                 let classes = matches!(self, Table::All).then(|| names().chain([CODE])).into_iter().flatten();
                 let near = nearest(name, KEYS.into_iter().chain(classes).map(String::from));
                 let what = if matches!(self, Table::All) { "key or class" } else { "key" };
-                Err(format!("unknown {what} of failures `{name}`; the nearest is `{near}`"))
+                Err(format!("unknown {what} `{name}` in a table of failures; the nearest is `{near}`"))
             }
         }
     }
@@ -243,7 +244,7 @@ impl<'de> Visitor<'de> for Content<'_> {
         }
         match (all.first_ms, all.longest_s) {
             (Some(first), Some(longest)) if first > longest.saturating_mul(1_000) => Err(A::Error::custom(format!(
-                "first-ms = {first} exceeds longest-s = {longest}; lower the first or raise the second"
+                "first-ms = {first} ms exceeds longest-s = {longest} s; lower first-ms or raise longest-s"
             ))),
             _ => Ok(FailureSettings { all, classes }),
         }

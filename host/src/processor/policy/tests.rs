@@ -178,7 +178,7 @@ fn the_operators_settings_take_precedence_over_a_manifest_as_a_whole() {
 }
 
 #[test]
-fn a_version_on_probation_stops_instead_of_setting_aside_or_retrying() {
+fn a_version_on_probation_retries_only_on_request_and_sets_nothing_aside() {
     let counted = classes().into_iter().filter(|class| Blame::of(class) != Blame::Host);
     for (class, then) in counted.flat_map(|class| [(class, "dead-letter"), (class, "stop-processor")]) {
         let lenient = policy(json!({"attempts": 100, "then": then}));

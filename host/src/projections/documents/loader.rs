@@ -14,7 +14,7 @@
 //!
 //! A processor has two loaders: one for all tenants, and one for tenants whose reads are slow (the
 //! module `slow`). The latter serves one tenant at a time: first those that are only suspected,
-//! then the quickest. Each loader borrows a session for each batch.
+//! then by deadlines, which are sooner for quicker tenants. Each loader borrows a session for each batch.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,6 +40,10 @@ use crate::{
 /// Time for which quicker tenants may overtake a slow one, in multiples of the duration of its own
 /// read.
 const YIELD_FACTOR: u32 = 4;
+
+/// Requests of suspected tenants that are served in a row while a slow one is overdue. 16: about the
+/// time of one slow read.
+const SUSPECTS_IN_A_ROW: usize = 16;
 
 /// Time that the first request waits for others to join its batch.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -124,6 +128,8 @@ struct ReadQueue {
     since: Option<Instant>,
     /// The number of requests at which a batch is due.
     batch: usize,
+    /// Suspected tenants that were served since the last slow one.
+    suspects_in_a_row: usize,
 }
 
 impl Loader {
@@ -169,8 +175,8 @@ impl Loader {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request and waits for its result: one document for each key, in order. `alone` is
-    /// the reason if the tenant must not join a batch of others.
+    /// Queues a request and waits for its result: one document for each key, in order. `alone` says
+    /// why the tenant must read alone; none if it may join the batch.
     pub(super) async fn load(&self, request: ReadRequest, alone: Option<ReadsAlone>) -> ReadResult {
         let (sender, wait) = oneshot::channel();
         let is_due = {
@@ -213,7 +219,7 @@ impl Loader {
     /// Reads the documents of a batch, with one statement for each collection, and sends the
     /// results.
     pub async fn serve(&self) -> Result<(), ReadError> {
-        let requests = self.queue().take(self.together);
+        let requests = self.queue().take(self.together, Instant::now());
         let mut by_collection: BTreeMap<CollectionName, Vec<_>> = BTreeMap::new();
         for (request, sender) in requests {
             by_collection.entry(request.collection.clone()).or_default().push((request, sender));
@@ -235,9 +241,10 @@ impl Loader {
                     RequestOutcome::Deferred => None,
                 });
             }
+            let mut deferred = Vec::new();
             for ((request, sender), documents) in requests.into_iter().zip(senders).zip(documents) {
                 let Some(documents) = documents else {
-                    self.queue().push_first(request, sender);
+                    deferred.push((request, sender));
                     continue;
                 };
                 let time = ReadTime { all, part: all.mul_f64(request.keys.len() as f64 / keys as f64), shared };
@@ -245,6 +252,7 @@ impl Loader {
                 // A lane that no longer waits has ended.
                 let _ = sender.send(documents);
             }
+            self.queue().put_back(deferred, Instant::now());
         }
         Ok(())
     }
@@ -348,8 +356,8 @@ impl Loader {
 
 impl ReadQueue {
     /// Queues a request. The deadline of a slow tenant is a multiple of its reads' duration: a
-    /// quick tenant is served earlier, and no tenant waits forever. A suspected tenant needs no
-    /// deadline, because it is suspected for one read only.
+    /// quick tenant is served earlier, and no tenant waits forever. A suspected tenant has no
+    /// deadline and is served first.
     fn push(
         &mut self,
         request: ReadRequest,
@@ -365,18 +373,26 @@ impl ReadQueue {
         });
     }
 
-    /// Queues a deferred request again, as the first to serve.
-    fn push_first(&mut self, request: ReadRequest, sender: oneshot::Sender<ReadResult>) {
-        self.since = Some(Instant::now());
-        self.requests.insert(0, (request, sender));
-        self.deadlines.insert(0, None);
+    /// Queues deferred requests again, before later ones of their tenants.
+    fn put_back(&mut self, deferred: Vec<(ReadRequest, oneshot::Sender<ReadResult>)>, now: Instant) {
+        if !deferred.is_empty() {
+            self.since = Some(now);
+            self.deadlines.splice(0..0, deferred.iter().map(|_| Some(now)));
+            self.requests.splice(0..0, deferred);
+        }
     }
 
     /// Takes the requests of the next batch: all of them, or those of one tenant.
-    fn take(&mut self, together: bool) -> Vec<(ReadRequest, oneshot::Sender<ReadResult>)> {
+    fn take(&mut self, together: bool, now: Instant) -> Vec<(ReadRequest, oneshot::Sender<ReadResult>)> {
         let (requests, deadlines) = (std::mem::take(&mut self.requests), std::mem::take(&mut self.deadlines));
         self.since = None;
-        let first = requests.iter().zip(&deadlines).min_by_key(|(_, deadline)| **deadline);
+        // If the whole database is slow, there are always suspected tenants.
+        let is_overdue = |deadline: &Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let slow_first = self.suspects_in_a_row >= SUSPECTS_IN_A_ROW && deadlines.iter().any(is_overdue);
+        let candidates = requests.iter().zip(&deadlines).filter(|(_, deadline)| !slow_first || deadline.is_some());
+        let first = candidates.min_by_key(|(_, deadline)| **deadline);
+        let is_suspected = first.is_some_and(|(_, deadline)| deadline.is_none());
+        self.suspects_in_a_row = if is_suspected { self.suspects_in_a_row + 1 } else { 0 };
         let tenant = first.and_then(|((request, _), _)| request.tenant().cloned());
         let mut taken = Vec::new();
         for (request, deadline) in requests.into_iter().zip(deadlines) {
@@ -495,13 +511,48 @@ mod tests {
         request(&mut queue, began, ("suspected", 9_000, None));
         let mut order = Vec::new();
         while !queue.requests.is_empty() {
-            let taken = queue.take(false);
+            let taken = queue.take(false, began + Duration::from_secs(10));
             order.push((taken[0].0.tenant().unwrap().to_string(), taken.len()));
             assert_eq!(queue.requests.len(), queue.deadlines.len());
             assert_eq!(queue.since.is_some(), !queue.requests.is_empty());
         }
         let order: Vec<(&str, usize)> = order.iter().map(|(tenant, requests)| (&**tenant, *requests)).collect();
         assert_eq!(order, [("suspected", 1), ("quicker", 1), ("quick", 2), ("slow", 1), ("late", 1)]);
+    }
+
+    #[test]
+    fn suspected_tenants_do_not_starve_a_slow_one() {
+        let (mut queue, began) = (ReadQueue::default(), Instant::now());
+        request(&mut queue, began, ("slow", 0, Some(100)));
+        let mut served = 0;
+        loop {
+            request(&mut queue, began, (&format!("suspected-{served}"), 500, None));
+            let taken = queue.take(false, began + Duration::from_secs(1));
+            if taken[0].0.tenant().unwrap().as_str() == "slow" {
+                break;
+            }
+            served += 1;
+        }
+        assert_eq!(served, SUSPECTS_IN_A_ROW);
+    }
+
+    #[test]
+    fn deferred_requests_keep_their_order_and_do_not_overtake_other_tenants() {
+        let (mut queue, began) = (ReadQueue::default(), Instant::now());
+        for (name, took) in [("greedy", 20), ("greedy", 20), ("greedy", 20), ("other", 30)] {
+            request(&mut queue, began, (name, 0, Some(took)));
+        }
+        let mut taken = queue.take(false, began);
+        assert_eq!(taken.len(), 3);
+        let (_, sender) = taken.remove(0);
+        drop(sender);
+        let keys: Vec<*const DocumentKey> = taken.iter().map(|(request, _)| request.keys.as_ptr()).collect();
+        // The read took longer than the other tenant's deadline.
+        queue.put_back(taken, began + Duration::from_secs(1));
+        assert_eq!(queue.take(false, began)[0].0.tenant().unwrap().as_str(), "other");
+        let again: Vec<*const DocumentKey> =
+            queue.take(false, began).iter().map(|(request, _)| request.keys.as_ptr()).collect();
+        assert_eq!(again, keys);
     }
 
     #[test]
@@ -528,7 +579,7 @@ mod tests {
         for read in [("slow", 0, Some(100)), ("quick", 50, None)] {
             request(&mut queue, began, read);
         }
-        assert_eq!(queue.take(true).len(), 2);
+        assert_eq!(queue.take(true, began).len(), 2);
         assert!(queue.requests.is_empty() && queue.since.is_none());
     }
 }

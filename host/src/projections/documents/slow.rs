@@ -1,12 +1,12 @@
 //! The tenants whose reads are slow and would delay other tenants. Pure.
 //!
 //! The reads of all tenants are batched, so a slow one delays all of them. After a slow batch, each
-//! of its tenants is suspected and reads alone, which shows whose reads are slow. A tenant whose
-//! read alone is quick joins the batch again. A read of very many documents is never part of the
+//! of its tenants is suspected and reads alone, which shows whose reads are slow. A tenant that
+//! reads quickly on its own rejoins the batch. A read of very many documents is never part of the
 //! batch.
 //!
-//! Suspected tenants read before those that are known to be slow. Most of them are innocent, and
-//! any pause of the machine makes a batch slow.
+//! Suspected tenants read before those that are known to be slow. Most of them are not slow: any
+//! pause of the machine makes a batch slow.
 
 use std::{num::NonZeroUsize, time::Duration};
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What the core asks about.
-pub(super) struct Around<'a> {
+pub(super) struct HostSurroundings<'a> {
     pub(super) tenants: &'a Tenants,
     pub(super) runner: &'a Runner,
     /// Its membership in the lockstep barrier; none with other strategies.
@@ -32,7 +32,7 @@ pub(super) struct Around<'a> {
     pub(super) replacements: watch::Receiver<Replacements>,
 }
 
-impl Around<'_> {
+impl HostSurroundings<'_> {
     /// The number of changes of tenants' own processors, and the pauses of settings and of these.
     pub(super) fn read_replacements(&mut self, id: &ProcessorId) -> (u64, Vec<Pause>) {
         let replaced = self.replacements.borrow_and_update().changes();
@@ -56,7 +56,7 @@ impl Around<'_> {
     }
 }
 
-impl Surroundings for Around<'_> {
+impl Surroundings for HostSurroundings<'_> {
     fn throttled(&self, tenant: &TenantId) -> Option<(Duration, Reason)> {
         self.tenants.wait(tenant)
     }
