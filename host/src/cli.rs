@@ -11,6 +11,7 @@ mod compile_component;
 mod completions;
 mod config;
 mod database;
+mod dead_letters;
 mod demo;
 mod dev;
 mod documents;
@@ -123,6 +124,7 @@ enum Command {
     Tenants(tenants::TenantsArgs),
     Plugins(plugins::PluginsArgs),
     Processors(processors::ProcessorsArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
     Documents(documents::DocumentsArgs),
     Pause(resume::PauseArgs),
     Resume(resume::ResumeArgs),
@@ -249,6 +251,7 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
                 Command::Tenants(args) => tenants::run(args, &db).await,
                 Command::Plugins(args) => plugins::run(args, &db).await,
                 Command::Processors(args) => processors::run(args, &db).await,
+                Command::DeadLetters(args) => dead_letters::run(args, &db).await,
                 Command::Documents(args) => documents::run(args, &db).await,
                 Command::Pause(args) => resume::pause(args, &db).await,
                 Command::Resume(args) => resume::run(args, &db).await,

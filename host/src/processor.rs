@@ -20,6 +20,7 @@ pub mod code;
 pub mod commit;
 pub mod connections;
 pub mod core;
+pub mod dead_letters;
 pub mod decisions;
 mod engine;
 pub mod gather;

@@ -17,7 +17,7 @@ pub mod views_schema;
 
 use std::{fmt, str::FromStr};
 
-pub use list::{Filter, LARGEST_LISTED, StoredEvent, page};
+pub use list::{EventHeader, Filter, LARGEST_LISTED, StoredEvent, headers, page};
 pub use tally::Tally;
 
 use crate::db::{Error, Session};
@@ -69,6 +69,12 @@ pub async fn ordering(session: &Session) -> Result<Ordering, Error> {
 pub async fn knows_tenant(session: &Session, tenant: &str) -> Result<bool, Error> {
     let sql = "select exists (select from sandmill.streams where tenant = $1)";
     Ok(session.query_one(sql, &[&tenant]).await?.get(0))
+}
+
+/// The first `limit` tenants that have events, by name.
+pub async fn tenants(session: &Session, limit: i64) -> Result<Vec<String>, Error> {
+    let rows = session.query(include_str!("store/tenants.sql"), &[&limit]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Changes the ordering of the store and returns the former one. It waits until every append under

@@ -185,7 +185,10 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert_eq!((&lane["tenant"], &lane["key"], &lane["state"]), (&json!("acme"), &json!("acme"), &json!("blocked")));
     assert_eq!(stdout(first), "resumed 1 lane of scripted\n");
     assert_eq!(stdout(second), "no lane of scripted was blocked or paused\n");
-    assert_eq!(stderr(nobody), "error: there is no processor `nobody`; known processors: scripted\n");
+    assert_eq!(
+        stderr(nobody),
+        "error: there is no processor `nobody`; the nearest is `scripted`; `sandmill processors list` lists all\n"
+    );
     assert_eq!(stderr(nothing), "error: there is no collection `nothing`; existing collections: scripted_log\n");
 }
 

@@ -15,7 +15,18 @@ use super::START;
 const GROUPS: [(&str, &[&str]); 4] = [
     (
         "Run and monitor processors",
-        &["run", "status", "explain", "tenants", "plugins", "processors", "pause", "resume", "documents"],
+        &[
+            "run",
+            "status",
+            "explain",
+            "tenants",
+            "plugins",
+            "processors",
+            "pause",
+            "resume",
+            "dead-letters",
+            "documents",
+        ],
     ),
     ("Events", &["append", "import", "events"]),
     ("Develop plugins", &["plugin", "dev", "demo"]),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cluster::host_lock,
     db::{Db, Error, Session},
-    model::ids::ProcessorId,
+    model::{ids::ProcessorId, nearest::nearest},
     plugins::history::{self, PluginStatus},
     processor::{
         removal::{self, ProcessorRemains, RemainingCollection},
@@ -210,6 +210,21 @@ pub(super) async fn states(
         (entry, state)
     };
     Ok(roster::read(session).await?.into_iter().map(state).collect())
+}
+
+/// Fails if no processor has this id, and names the nearest one.
+pub(super) async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
+    let roster = roster::read(session).await.map_err(|error| with_remedy(&error))?;
+    if roster.iter().any(|entry| entry.id == processor.as_str()) {
+        return Ok(());
+    }
+    if roster.is_empty() {
+        bail!(
+            "there is no processor `{processor}`; none has run on this database yet; start one with `sandmill run --plugins DIR`"
+        );
+    }
+    let near = nearest(processor.as_str(), roster.into_iter().map(|entry| entry.id));
+    bail!("there is no processor `{processor}`; the nearest is `{near}`; `sandmill processors list` lists all")
 }
 
 async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {

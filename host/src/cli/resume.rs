@@ -8,11 +8,12 @@ use serde_json::json;
 use super::{
     database::{connect, with_remedy},
     output::{self, count},
+    processors::check_known,
 };
 use crate::{
-    db::{Db, Session},
+    db::Db,
     model::{ids::ProcessorId, text},
-    processor::{lane_checkpoints, pauses, status},
+    processor::{lane_checkpoints, pauses},
     store,
 };
 
@@ -141,20 +142,4 @@ pub(super) async fn pause(PauseArgs { scope, json }: PauseArgs, db: &Db) -> anyh
         (Some(tenant), Some(key)) => format!("{prefix} lane {key} of tenant {tenant} of {processor}\n"),
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Fails if the processor is unknown, and lists the known ones.
-async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
-    let status = status::read(session, 0).await.map_err(|error| with_remedy(&error))?;
-    let known: Vec<&str> = status.processors.iter().map(|p| p.id.as_str()).collect();
-    anyhow::ensure!(
-        known.contains(&processor.as_str()),
-        "there is no processor `{processor}`; {}",
-        if known.is_empty() {
-            "none has run on this database yet; start one with `sandmill run --plugins DIR`".into()
-        } else {
-            format!("known processors: {}", known.join(", "))
-        }
-    );
-    Ok(())
 }

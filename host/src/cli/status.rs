@@ -357,7 +357,7 @@ fn dead_letters(p: &ProcessorStatus) -> Option<String> {
     let letters = if p.dead_letters_at_least { format!("more than {letters}") } else { letters };
     let reason = text::one_line(reason);
     Some(format!(
-        "{id} has {letters} (table sandmill.dead_letters); the latest, at position {position} (tenant {tenant}): {reason}\n"
+        "{id} has {letters} (`sandmill dead-letters list --processor {id}`); the latest, at position {position} (tenant {tenant}): {reason}\n"
     ))
 }
 
@@ -518,7 +518,7 @@ mod tests {
         };
         (report.status.processors[0].dead_letters, report.status.processors[0].last_dead_letter) = (2, Some(letter));
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
-        let wanted = "door-watch has 2 dead letters (table sandmill.dead_letters); the latest, at position 9 (tenant acme): plugin:invalid-data";
+        let wanted = "door-watch has 2 dead letters (`sandmill dead-letters list --processor door-watch`); the latest, at position 9 (tenant acme): plugin:invalid-data";
         assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
     }
 

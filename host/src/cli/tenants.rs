@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::SystemTime};
 
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::{
@@ -11,9 +12,9 @@ use super::{
     table::{Cell, Column, Table},
 };
 use crate::{
-    db::Db,
-    model::{ids::TenantId, text},
-    store::time,
+    db::{Db, Session},
+    model::{ids::TenantId, nearest::nearest, text},
+    store::{self, time},
     tenants::status::{self, Order, TenantStatus},
 };
 
@@ -91,7 +92,7 @@ pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     let found = status::read(&session, only, order, limit.saturating_add(1)).await;
     let mut tenants = found.map_err(|error| with_remedy(&error))?;
     if let (Some(tenant), true) = (tenant, tenants.is_empty()) {
-        anyhow::bail!("tenant {tenant} has no events; `sandmill tenants --by name --limit 0` lists all tenants");
+        return Err(without_events(&session, tenant).await);
     }
     let more = tenants.len() as i64 > limit;
     tenants.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -101,6 +102,24 @@ pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> 
         output::print(&show(&tenants, more, OutputStyle::stdout(), SystemTime::now()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Maximum number of tenants that are compared with an unknown one. 10,000: a fraction of a second.
+const COMPARED: i64 = 10_000;
+
+/// The error for a tenant that has no events, which names the nearest one that has.
+pub(super) async fn without_events(session: &Session, tenant: &str) -> anyhow::Error {
+    let tenants = match store::tenants(session, COMPARED).await {
+        Ok(tenants) => tenants,
+        Err(error) => return with_remedy(&error),
+    };
+    if tenants.is_empty() {
+        return anyhow!("tenant {tenant} has no events; the store has no events at all");
+    }
+    let near = nearest(tenant, tenants.into_iter());
+    anyhow!(
+        "tenant {tenant} has no events; the nearest is {near}; `sandmill tenants --by name --limit 0` lists all tenants"
+    )
 }
 
 /// The table of tenants, followed by their latest refusals and failures.

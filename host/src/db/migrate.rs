@@ -101,6 +101,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0025_messages"),
     migration!("0026_rejected_files"),
     migration!("0027_shares_and_generations"),
+    migration!("0028_dead_letters_by_tenant"),
 ];
 
 /// Former checksums: SHA-256 of the full text of each migration, comments included. Databases were

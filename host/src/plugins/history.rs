@@ -223,6 +223,13 @@ pub async fn latest_allowed(
     Ok(row.map(|row| row.get(0)))
 }
 
+/// The author's version of a plugin's file, as its history last recorded it.
+pub async fn version_of(session: &Session, plugin: &str, digest: &str) -> Result<Option<String>, Error> {
+    let sql = "select version from sandmill.plugin_versions where plugin = $1 and digest = $2 and version <> ''
+               order by id desc limit 1";
+    Ok(session.query_opt(sql, &[&plugin, &digest]).await?.map(|row| row.get(0)))
+}
+
 /// A version that must not run again, because it failed its trial or was rolled back manually.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VersionHold {

@@ -133,6 +133,38 @@ pub async fn page(
     Ok(rows.and_then(|row| std::future::ready(StoredEvent::from_row(&row))))
 }
 
+/// What identifies an event, without its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventHeader {
+    /// Its position in the store.
+    pub position: i64,
+    /// Its tenant.
+    pub tenant: String,
+    /// Its stream.
+    pub stream: String,
+    /// Its version in the stream.
+    pub version: i64,
+    /// Its type.
+    pub event_type: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// The headers of the events at these positions, in no particular order. Positions without an event
+/// are left out.
+pub async fn headers(session: &Session, positions: &[i64]) -> Result<Vec<EventHeader>, Error> {
+    let rows = session.query(include_str!("headers.sql"), &[&positions]).await?;
+    let header = |row: &Row| EventHeader {
+        position: row.get(0),
+        tenant: row.get(1),
+        stream: row.get(2),
+        version: row.get(3),
+        event_type: row.get(4),
+        id: row.get(5),
+    };
+    Ok(rows.iter().map(header).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // `plugin sign` signs a plugin.
             "plugins::signature",
             // The state of a running host is displayed and changed through the database.
+            "processor::dead_letters",
             "processor::lane_checkpoints",
             "processor::pauses",
             "processor::removal",

@@ -82,7 +82,7 @@ impl Engine<'_> {
         if last.is_none_or(|last| last.elapsed() >= DEAD_LETTER_LOG_INTERVAL) {
             *last = Some(Instant::now());
             let (processor, events) = (self.id, std::mem::take(pending));
-            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes continue");
+            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes continue. To list them: `sandmill dead-letters list --processor {processor}`");
         }
     }
 
