@@ -14,6 +14,8 @@ mod connections;
 mod contention;
 // A database that crashes under a running host.
 mod crashes;
+// Dead letters on the command line.
+mod dead_letters;
 // The demo, `sandmill demo`.
 mod demo;
 // A lane that is too slow for its events, while all others continue.

@@ -19,7 +19,10 @@ const TENANTS: i64 = 50;
 
 macro_rules! statement {
     ($name:literal) => {
-        include_str!(concat!("../../host/src/source/native/", $name, ".sql"))
+        statement!("source/native", $name)
+    };
+    ($folder:literal, $name:literal) => {
+        include_str!(concat!("../../host/src/", $folder, "/", $name, ".sql"))
     };
 }
 
@@ -84,6 +87,11 @@ impl Case {
         let params = format!("'{from}', '{to}', '{tenant}'");
         let (name, sql) = ("tenant_floor", statement!("tenant_floor"));
         Case { name, sql, types: "text, text, text", params, index: "events_tenant_xid", reads }
+    }
+
+    fn headers(positions: &str, reads: i64) -> Case {
+        let (name, sql) = ("headers", statement!("store", "headers"));
+        Case { name, sql, types: "bigint[]", params: positions.into(), index: "events_pkey", reads }
     }
 
     fn tenant_page(from: &str, to: &str, tenant: &str, after: i64, limit: i64, reads: i64) -> Case {
@@ -220,6 +228,7 @@ async fn every_statement_uses_its_index_and_reads_only_what_it_returns() {
         Case::tenant_page(&long_ago, &to, "tenant-7", HISTORY / 2, 1_000, 1_000),
         Case::tenant_page(&lately, &to, "tenant-7", EVENTS - new, 1_000, tenants_new),
         Case::tenant_page("1:1:", &to, "nobody", 0, 1_000, 0),
+        Case::headers("array[7, 150000, 1000000]", 3),
     ];
     check_all(&database, &cases, "never analysed").await;
 

@@ -1,0 +1,279 @@
+// Dead letters on the command line: what `dead-letters list` and `show` select and print.
+
+use std::process::Output;
+
+use sandmill::db::Session;
+use sandmill_tests::{
+    Database, database,
+    host::{catch_up, root, sandmill, stderr, stdout},
+};
+use serde_json::{Value, json};
+
+/// A database in which `scripted` has set aside the events at the positions 2, 4 and 6: two of
+/// tenant `acme` with different classes, and one of `globex`.
+async fn with_letters() -> (Database, Session) {
+    let database = database().await;
+    let skip = |code: &str| json!({"do": "skip", "code": code, "message": "not\nfor \u{1b}[31mme"});
+    database.append("acme", "first", &[json!({}), skip("odd"), json!({}), skip("old")]).await;
+    database.append("globex", "second", &[json!({}), skip("odd")]).await;
+    catch_up(&database, &["scripted"], &[]).await;
+    let session = database.db.connect("test").await.unwrap();
+    (database, session)
+}
+
+/// Runs `sandmill dead-letters`.
+async fn run(database: &Database, arguments: &[&str]) -> Output {
+    let mut command = sandmill(&database.address);
+    command.arg("dead-letters").args(arguments);
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+/// Runs a command that succeeds, and returns its JSON objects.
+async fn objects(database: &Database, arguments: &[&str]) -> Vec<Value> {
+    let output = run(database, &[arguments, &["--json"]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+    stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The positions of the letters that a filter selects, in the order of the listing.
+async fn positions(database: &Database, filter: &[&str]) -> Vec<i64> {
+    let listed = objects(database, &[&["list"], filter].concat()).await;
+    listed.iter().map(|letter| letter["position"].as_i64().unwrap()).collect()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_select_letters_and_the_highest_position_comes_first() {
+    let (database, session) = with_letters().await;
+    // A rebuild may set events aside again; readers do not see its documents yet.
+    session
+        .batch_execute(
+            "alter table sandmill.generations drop constraint generations_state_check;
+             insert into sandmill.generations (processor, generation, state) values ('scripted', 2, 'building');
+             insert into sandmill.dead_letters (processor, generation, tenant, lane_key, position, event_id, class, message, digest, attempts)
+             select processor, 2, tenant, lane_key, position + 1, event_id, class, message, digest, attempts from sandmill.dead_letters;
+             update sandmill.dead_letters set dead_since = now() - interval '3 hours' where generation = 1 and position = 4",
+        )
+        .await
+        .unwrap();
+    for (filter, expected) in [
+        (&[][..], &[6, 4, 2][..]),
+        (&["--processor", "scripted"], &[6, 4, 2]),
+        (&["--tenant", "acme"], &[4, 2]),
+        (&["--class", "plugin:odd"], &[6, 2]),
+        (&["--tenant", "acme", "--class", "plugin:odd", "--processor", "scripted"], &[2]),
+        (&["--since", "2h"], &[6, 2]),
+        (&["--since", "4h", "--limit", "0"], &[6, 4, 2]),
+        (&["--since", "2001-01-01T00:00:00Z", "--limit", "2"], &[6, 4]),
+        (&["--since", "9999-01-01T00:00:00Z"], &[]),
+    ] {
+        assert_eq!(positions(&database, filter).await, expected, "{filter:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_is_a_table_for_people_and_lines_of_json_for_scripts() {
+    let (database, session) = with_letters().await;
+    let listed = run(&database, &["list", "--limit", "2"]).await;
+    let text = stdout(&listed);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["PROCESSOR", "TENANT", "POSITION", "TYPE", "STREAM", "CLASS", "ATTEMPTS", "AT", "MESSAGE"]);
+    assert_eq!(lines[1][..7], ["scripted", "globex", "6", "Scripted", "second@2", "plugin:odd", "1"], "{text}");
+    assert_eq!(lines[2][..7], ["scripted", "acme", "4", "Scripted", "first@4", "plugin:old", "1"], "{text}");
+    assert!(text.lines().nth(1).unwrap().ends_with("Z  not for \u{fffd}[31mme"), "{text}");
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(text.ends_with("\n1 more dead letter; --limit 0 lists all\n"), "{text}");
+
+    session.batch_execute("delete from sandmill.events where position = 4").await.unwrap();
+    let letters = objects(&database, &["list"]).await;
+    let documented = [
+        "attempts",
+        "class",
+        "digest",
+        "eventId",
+        "key",
+        "message",
+        "position",
+        "processor",
+        "setAsideAt",
+        "stream",
+        "tenant",
+        "type",
+        "version",
+    ];
+    for letter in &letters {
+        let mut found = keys(letter);
+        found.sort_unstable();
+        assert_eq!(found, documented);
+    }
+    let of = |letter: &Value| ["type", "stream", "version"].map(|key| letter[key].clone());
+    assert_eq!(of(&letters[0]), [json!("Scripted"), json!("second"), json!(2)]);
+    assert_eq!(letters[0]["message"], "not\nfor \u{1b}[31mme");
+    assert_eq!(of(&letters[1]), [Value::Null, Value::Null, Value::Null]);
+    let cut = run(&database, &["list", "--limit", "1", "--json"]).await;
+    assert_eq!(stderr(&cut), "2 more dead letters; --limit 0 lists all\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_id_is_not_shown_as_that_of_a_letter() {
+    let (database, session) = with_letters().await;
+    session.batch_execute("update sandmill.events set id = 'another' where position = 4").await.unwrap();
+    let letters = objects(&database, &["list", "--class", "plugin:old"]).await;
+    assert_eq!(letters[0]["type"], Value::Null);
+    assert_eq!(objects(&database, &["show", "scripted", "4"]).await[0]["event"], Value::Null);
+    let shown = stdout(&run(&database, &["show", "scripted", "4"]).await);
+    assert!(shown.contains("no longer in the store\n"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_shown_with_its_event_and_with_what_can_be_done() {
+    let (database, session) = with_letters().await;
+    let shown = run(&database, &["show", "scripted", "6"]).await;
+    let text = stdout(&shown);
+    let rows: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.split_once("  ")).map(|(name, value)| (name, value.trim_start())).collect();
+    let value = |name: &str| rows.iter().find(|row| row.0 == name).unwrap_or_else(|| panic!("{name}: {text}")).1;
+    for (name, expected) in [
+        ("processor", "scripted"),
+        ("tenant", "globex"),
+        ("lane", "globex"),
+        ("position", "6"),
+        ("type", "Scripted"),
+        ("stream", "second@2"),
+        ("attempts", "1"),
+        ("class", "plugin:odd"),
+    ] {
+        assert_eq!(value(name), expected, "{text}");
+    }
+    assert!(value("data").contains("\"code\":\"odd\"") || value("data").contains("\"code\": \"odd\""), "{text}");
+    assert!(value("plugin").starts_with("scripted "), "{text}");
+    assert!(text.contains("message") && text.contains("not\n") && text.contains("  for \u{fffd}[31mme\n"), "{text}");
+    assert!(text.contains("append a corrected event"), "{text}");
+    assert!(text.contains("`sandmill processors remove scripted --drop-documents`"), "{text}");
+    assert!(!text.contains("now runs"), "{text}");
+
+    let letter = objects(&database, &["show", "scripted", "6"]).await.remove(0);
+    let mut found = keys(&letter);
+    found.sort_unstable();
+    let documented = [
+        "attempts",
+        "class",
+        "digest",
+        "event",
+        "eventId",
+        "key",
+        "message",
+        "plugin",
+        "pluginVersion",
+        "position",
+        "processor",
+        "setAsideAt",
+        "tenant",
+    ];
+    assert_eq!(found, documented);
+    assert_eq!(letter["event"]["data"]["code"], "odd");
+    assert_eq!(letter["event"]["id"], letter["eventId"]);
+    assert!(letter["pluginVersion"].is_string(), "{letter}");
+
+    // Another version runs now. The history knows the version that set the event aside.
+    let swapped = "update sandmill.processors set digest = repeat('b', 64), version = '9.9.9'";
+    session.batch_execute(swapped).await.unwrap();
+    let later = objects(&database, &["show", "scripted", "6"]).await.remove(0);
+    assert_eq!(later["pluginVersion"], letter["pluginVersion"]);
+    let text = stdout(&run(&database, &["show", "scripted", "6"]).await);
+    assert!(text.contains("scripted 9.9.9 bbbbbbbbbbbb\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_data_is_shortened_for_people_and_whole_for_scripts() {
+    let (database, session) = with_letters().await;
+    let sql = "update sandmill.events set data = json_build_object('long', repeat('x', 10000)) where position = 6";
+    session.batch_execute(sql).await.unwrap();
+    let text = stdout(&run(&database, &["show", "scripted", "6"]).await);
+    assert!(text.contains(" bytes more)\n") && text.len() < 6_000, "{text}");
+    let letter = objects(&database, &["show", "scripted", "6"]).await.remove(0);
+    assert_eq!(letter["event"]["data"]["long"].as_str().unwrap().len(), 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_listing_succeeds_and_unknown_names_are_errors() {
+    let (database, _) = with_letters().await;
+    for (arguments, code, printed, error) in [
+        (&["list", "--class", "trap"][..], 0, "there are no dead letters with class trap\n", ""),
+        (&["list", "--class", "trap", "--json"], 0, "", "there are no dead letters with class trap\n"),
+        (
+            &["list", "--processor", "scriptet"],
+            1,
+            "",
+            "error: there is no processor `scriptet`; the nearest is `scripted`; `sandmill processors list` lists all\n",
+        ),
+        (
+            &["list", "--tenant", "acne"],
+            1,
+            "",
+            "error: tenant acne has no events; the nearest is acme; `sandmill tenants --by name --limit 0` lists all tenants\n",
+        ),
+        (
+            &["show", "scriptet", "2"],
+            1,
+            "",
+            "error: there is no processor `scriptet`; the nearest is `scripted`; `sandmill processors list` lists all\n",
+        ),
+        (
+            &["show", "scripted", "3"],
+            1,
+            "",
+            "error: scripted has no dead letter at position 3; `sandmill dead-letters list --processor scripted` lists those that it has\n",
+        ),
+    ] {
+        let output = run(&database, arguments).await;
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert_eq!((&*stdout(&output), &*stderr(&output)), (printed, error), "{arguments:?}");
+    }
+    let wrong = run(&database, &["list", "--since", "yesterday"]).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("2h"), "{}", stderr(&wrong));
+}
+
+/// A tenant's listing reads no other tenant's letters, and any listing stops at its limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_many_letters_reads_only_what_it_returns() {
+    let (_database, session) = with_letters().await;
+    session
+        .batch_execute(
+            "insert into sandmill.dead_letters (processor, generation, tenant, lane_key, position, event_id, class, message, digest, attempts)
+             select processor, generation, tenant, lane_key, 100 + n, event_id || n, class, message, digest, attempts
+             from sandmill.dead_letters, generate_series(1, 30000) n where position = 6;
+             analyze sandmill.dead_letters",
+        )
+        .await
+        .unwrap();
+    let listed = std::fs::read_to_string(root().join("host/src/processor/dead_letters/list.sql")).unwrap();
+    for (filter, rows) in [("null, null", 20), ("'scripted', null", 20), ("null, 'acme'", 4), ("'scripted', 'acme'", 4)]
+    {
+        let explain = format!(
+            "deallocate all; prepare listed (text, text, text, timestamptz, bigint, text, bigint) as {listed};
+             explain (analyze, timing off, format json) execute listed ({filter}, null, null, {}, '', 10)",
+            i64::MAX
+        );
+        let messages = session.simple_query(&explain).await.unwrap();
+        let plan = messages.iter().find_map(|message| match message {
+            sandmill::db::SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let plan: Value = serde_json::from_str(plan.unwrap()).unwrap();
+        let read = letters_read(&plan[0]["Plan"]);
+        assert!(read <= rows, "{filter}: {read} letters: {plan:#}");
+    }
+}
+
+/// The number of letters that a plan read.
+fn letters_read(node: &Value) -> i64 {
+    let number = |key: &str| node[key].as_f64().unwrap_or(0.0) as i64;
+    let own = (number("Actual Rows") + number("Rows Removed by Filter")) * number("Actual Loops");
+    let own = if node["Relation Name"] == "dead_letters" { own } else { 0 };
+    own + node["Plans"].as_array().into_iter().flatten().map(letters_read).sum::<i64>()
+}
