@@ -270,6 +270,31 @@ async fn a_listing_of_many_letters_reads_only_what_it_returns() {
     }
 }
 
+/// Two processors have a letter at each position, so a page may end between the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_all_letters_repeats_and_omits_none() {
+    let (database, session) = with_letters().await;
+    session
+        .batch_execute(
+            "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+             values ('other', 'other', '', '', '', 'tenant', 1);
+             insert into sandmill.generations (processor, generation, state) values ('other', 1, 'serving');
+             insert into sandmill.dead_letters (processor, generation, tenant, lane_key, position, event_id, class, message, digest, attempts)
+             select p, 1, tenant, lane_key, 100 + n, event_id || n, class, message, digest, attempts
+             from sandmill.dead_letters, generate_series(1, 1500) n, unnest(array['other', 'scripted']) p
+             where position = 6 and not (n = 1500 and p = 'other')",
+        )
+        .await
+        .unwrap();
+    let letters = objects(&database, &["list", "--limit", "0"]).await;
+    let listed: Vec<(i64, String)> = letters
+        .iter()
+        .map(|letter| (-letter["position"].as_i64().unwrap(), letter["processor"].as_str().unwrap().to_string()))
+        .collect();
+    assert_eq!(listed.len(), 2 * 1_500 - 1 + 3);
+    assert!(listed.is_sorted_by(|one, next| one < next), "a letter is repeated or out of order");
+}
+
 /// The number of letters that a plan read.
 fn letters_read(node: &Value) -> i64 {
     let number = |key: &str| node[key].as_f64().unwrap_or(0.0) as i64;
