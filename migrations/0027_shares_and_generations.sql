@@ -7,9 +7,9 @@
 -- `collections.generation` names the table that readers see: that of the serving generation.
 --
 -- A share is a range of buckets within a generation. Its cursor covers the lanes of these buckets,
--- and its owner commits under the fence of this one row. The ranges of a generation are a
--- partition of all buckets; so far, one share owns all of them. Before, each bucket had a cursor, and each commit
--- rewrote all sixteen with the same progress.
+-- and its owner commits under the fence of this one row. The ranges of a generation are a partition
+-- of all buckets; so far, one share owns all of them. Before, each bucket had a cursor, and each
+-- commit rewrote all sixteen with the same progress.
 --
 -- Counts and reports move from `processors` to the cursor: commits of several shares would wait for
 -- each other at the row of their processor. Rates and measures are not copied, because the next

@@ -15,8 +15,6 @@ mod sheds;
 
 use std::{sync::Arc, time::Instant};
 
-pub use letters::DeadLetter;
-
 use super::{
     connections::CommitSession,
     lane_checkpoints::{self, LaneCheckpoint, LaneRow},

@@ -1,9 +1,10 @@
 //! The event loop of one term: carries out the commands of [`Core`].
 //!
 //! Six kinds of work run concurrently: the read of a page, the read of the log for a lane that is
-//! behind, two reads of documents (usual and slow ones), the runs of lanes, and a commit. When one of them ends, the loop passes its outcome
-//! to the core as an input, and then carries out the commands that follow. The loop itself decides
-//! nothing. It owns all work under way, and drops it when the term ends.
+//! behind, two reads of documents (usual and slow ones), the runs of lanes, and a commit. When one
+//! of them ends, the loop passes its outcome to the core as an input, and then carries out the
+//! commands that follow. The loop itself decides nothing. It owns all work under way, and drops it
+//! when the term ends.
 
 mod commits;
 mod reads;

@@ -1,11 +1,12 @@
 //! Results that wait for their commit: one field for each kind of effect.
 //!
 //! A run, or a jump past shed events, fills an [`Outcome`]. The tracker holds it without looking
-//! inside, and a commit writes it. A new kind of effect is a field here and a module that writes it.
+//! inside, and a commit writes it. A new kind of effect is a field here, and a module that writes
+//! it.
 
 use std::sync::Arc;
 
-use super::{commit::DeadLetter, shed::Shed};
+use super::shed::Shed;
 use crate::{
     model::{event::Event, handler::Reason, ids::LaneKey},
     projections::documents::{self, Changes},
@@ -40,5 +41,29 @@ impl Outcome {
     pub(super) fn set_aside(&mut self, lane: &LaneKey, event: &Event, digest: Arc<str>, reason: Reason, attempts: u32) {
         let (position, event_id) = (event.position, event.id.clone());
         self.dead_letters.push(DeadLetter { lane: lane.clone(), position, event_id, digest, reason, attempts });
+    }
+}
+
+/// A dead letter: an event that was set aside.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its lane.
+    pub lane: LaneKey,
+    /// Its position in the log.
+    pub position: i64,
+    /// Its id.
+    pub event_id: Box<str>,
+    /// The version of the code that set it aside, as SHA-256.
+    pub digest: Arc<str>,
+    /// Why it was set aside.
+    pub reason: Reason,
+    /// Number of attempts.
+    pub attempts: u32,
+}
+
+impl DeadLetter {
+    /// Bytes that it holds until the commit.
+    pub fn bytes(&self) -> usize {
+        self.event_id.len() + self.reason.message.len()
     }
 }

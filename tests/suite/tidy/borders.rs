@@ -148,7 +148,17 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // The time of guest threads is shared among tenants.
     ("scheduler", &["model::ids"]),
     // A plugin test uses the host's routing, lanes and rules of documents, over a map in memory.
-    ("rehearsal", &["consumer::router", "model", "processor::lane", "projections::documents", "scheduler::Class"]),
+    (
+        "rehearsal",
+        &[
+            "consumer::router",
+            "model",
+            "processor::lane",
+            "processor::outcome",
+            "projections::documents",
+            "scheduler::Class",
+        ],
+    ),
     ("projections", &["db", "model"]),
     ("source", &["db", "model"]),
     // Re-anchoring holds the host lock in its own transaction.

@@ -1,37 +1,11 @@
 //! Dead letters: events that were set aside.
 
-use std::sync::Arc;
-
 use super::CommitTransaction;
 use crate::{
     db::Error,
-    model::{handler::Reason, ids::LaneKey},
-    processor::outcome::Outcome,
+    model::ids::LaneKey,
+    processor::outcome::{DeadLetter, Outcome},
 };
-
-/// A dead letter: an event that was set aside.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Its lane.
-    pub lane: LaneKey,
-    /// Its position in the log.
-    pub position: i64,
-    /// Its id.
-    pub event_id: Box<str>,
-    /// The version of the code that set it aside, as SHA-256.
-    pub digest: Arc<str>,
-    /// Why it was set aside.
-    pub reason: Reason,
-    /// Number of attempts.
-    pub attempts: u32,
-}
-
-impl DeadLetter {
-    /// Bytes that it holds until the commit.
-    pub fn bytes(&self) -> usize {
-        self.event_id.len() + self.reason.message.len()
-    }
-}
 
 impl CommitTransaction<'_> {
     /// Stores dead letters.

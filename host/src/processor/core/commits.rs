@@ -14,9 +14,9 @@ use crate::{
 /// How long a commit waits for unfinished lanes at the head of the log. 3 ms: a quick lane rarely
 /// waits this long for another, and a longer wait would be noticeable.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
-/// The same while the events are too old to count as live. At most 5 s, and at most 250 ms after the last lane
-/// finished: users do not wait for these events, and leaving lanes behind has a cost. A page of
-/// thousands of lanes takes a while although none of them is slow.
+/// The same while the events are too old to count as live. At most 5 s, and at most 250 ms after
+/// the last lane finished: users do not wait for these events, and leaving lanes behind has a cost.
+/// A page of thousands of lanes takes a while although none of them is slow.
 const PATIENCE_LATE: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
 /// The same while the term drains or is paused.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };

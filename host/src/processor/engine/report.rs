@@ -9,8 +9,8 @@ use crate::{
         ids::LaneKey,
     },
     processor::{
-        commit::DeadLetter,
         lane_checkpoints::{LaneCheckpoint, LaneState},
+        outcome::DeadLetter,
     },
     tenants::replacements::REPLACED,
 };

@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Maximum number of events that a policy sets aside within [`WITHIN`], over all lanes of a
-/// processor. 100: more bad events than a healthy processor meets in a minute, and few enough to look through.
+/// processor. 100: more bad events than a healthy processor meets in a minute, and few enough to
+/// look through.
 pub const MOST: usize = 100;
 /// See [`MOST`]. One minute.
 pub const WITHIN: Duration = Duration::from_secs(60);

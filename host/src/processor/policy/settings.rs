@@ -52,8 +52,8 @@ pub struct FailureRule {
     /// varies by a quarter. Default 200, or 1000 for the families `load` and `host`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_ms: Option<u64>,
-    /// Longest delay between two attempts, before it varies by a quarter, s, 1 to 4320000. It also bounds the delays that a plugin
-    /// asks for. Default 300, and no bound for the plugin.
+    /// Longest delay between two attempts, before it varies by a quarter, s, 1 to 4320000. It also
+    /// bounds the delays that a plugin asks for. Default 300, and no bound for the plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_s: Option<u64>,
     /// What happens after the last attempt: `stop` (the lane), `stop-processor` or `dead-letter`.

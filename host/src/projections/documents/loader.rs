@@ -14,7 +14,8 @@
 //!
 //! A processor has two loaders: one for all tenants, and one for tenants whose reads are slow (the
 //! module `slow`). The latter serves one tenant at a time: first those that are only suspected,
-//! then by deadlines, which are sooner for quicker tenants. Each loader borrows a session for each batch.
+//! then by deadlines, which are sooner for quicker tenants. Each loader borrows a session for each
+//! batch.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -41,8 +42,8 @@ use crate::{
 /// read.
 const YIELD_FACTOR: u32 = 4;
 
-/// Requests of suspected tenants that are served in a row while a slow one is overdue. 16: about the
-/// time of one slow read.
+/// Requests of suspected tenants that are served in a row while a slow one is overdue. 16: about
+/// the time of one slow read.
 const SUSPECTS_IN_A_ROW: usize = 16;
 
 /// Time that the first request waits for others to join its batch.
