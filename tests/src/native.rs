@@ -67,11 +67,14 @@ impl NativeHost {
     }
 }
 
+/// Decides whether a batch fails.
+type Fails = Box<dyn Fn(&Batch) -> Option<Failure> + Send + Sync>;
+
 /// A native handler that folds like the guest `scripted`, under the same names. It calls a function
 /// before each event, and yields its thread between events.
 pub struct Folding {
     before: Box<dyn Fn(&Event) + Send + Sync>,
-    fails: Box<dyn Fn(&Batch) -> Option<Failure> + Send + Sync>,
+    fails: Fails,
     id: ProcessorId,
     collection: CollectionName,
     partition_by: PartitionBy,

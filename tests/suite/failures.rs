@@ -250,7 +250,9 @@ fn mistakes_in_policies_name_the_file_the_line_and_the_remedy() {
     let check = sandmill("").args(["plugin", "check"]).arg(&file).output().unwrap();
     let printed = format!("{}{}", stdout(&check), stderr(&check));
     assert!(!check.status.success(), "{printed}");
-    for part in ["scripted.toml", "line 2: ", "unknown key or class of failures `tarp`; the nearest is `trap`"] {
+    for part in
+        ["scripted.toml", "line 2: ", "unknown key or class `tarp` in a table of failures; the nearest is `trap`"]
+    {
         assert!(printed.contains(part), "{part}: {printed}");
     }
 
