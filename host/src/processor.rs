@@ -286,16 +286,22 @@ impl Processor {
 
     /// Runs one term until it is asked to stop.
     async fn term(&mut self, stop: &mut Stop) -> Result<(), TermEnded> {
-        let begin = async {
-            let host = self.shared.host_lock.ensure().await?;
-            Ok::<_, TermEnded>(Term::begin(&self.shared, &self.spec, host).await.context("begin a term")?)
+        let term = {
+            let (shared, spec, owned) = (&self.shared, &self.spec, &mut self.owned);
+            let mut begin = std::pin::pin!(async {
+                let host = shared.host_lock.ensure().await?;
+                Ok::<_, TermEnded>(Term::begin(shared, spec, host, owned).await.context("begin a term")?)
+            });
+            tokio::select! {
+                () = stop.drain() => {
+                    // The fence may be taken already. It must be known then, to be released. A
+                    // database that does not answer must not delay the stop.
+                    let _ = timeout(RELEASE, begin).await;
+                    return Ok(());
+                }
+                term = &mut begin => term?,
+            }
         };
-        let term = tokio::select! {
-            // A database that does not answer must not delay the stop.
-            () = stop.drain() => return Ok(()),
-            term = begin => term?,
-        };
-        self.owned = Some((term.committer.share().clone(), term.committer.fence().clone()));
         let shared = self.shared.clone();
         let parts = Parts {
             id: &self.spec.id,

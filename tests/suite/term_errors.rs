@@ -132,6 +132,32 @@ async fn a_read_only_database_is_reported_until_it_can_be_written_again() {
     assert_scripted_log(&database, EVERY_EVENT).await;
 }
 
+/// Each term takes the fence and fails right after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_whose_terms_cannot_begin_does_not_count_as_running_once_it_has_ended() {
+    let database = database().await;
+    let folder = plugins(&["scripted"]);
+    let host = Host::start_in(&database, folder.path(), &[]);
+    database.append("acme", "s", &[json!({})]).await;
+    database.scripted_settles(&[]).await;
+    execute(&database, "alter table sandmill.lane_checkpoints rename to hidden").await;
+    execute(
+        &database,
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'sandmill commit %'
+         and datname = current_database()",
+    )
+    .await;
+    let session = database.db.connect("test").await.unwrap();
+    let is_true = async |sql: &str| session.query_one(sql, &[]).await.ok()?.get::<_, bool>(0).then_some(());
+    let failed = "select exists (select from sandmill.processors where term_error like '%lane_checkpoints%')";
+    eventually("terms fail", async || is_true(failed).await).await;
+    fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
+    let released = "select bool_and(session is null) from sandmill.processors";
+    eventually("the processor is released", async || is_true(released).await).await;
+    execute(&database, "alter table sandmill.hidden rename to lane_checkpoints").await;
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_term_error_hides_neither_a_missing_file_nor_a_missing_host() {
     let database = database().await;

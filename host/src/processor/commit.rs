@@ -181,13 +181,15 @@ pub struct TermStart {
 
 impl Committer {
     /// Begins a term: takes a fence for a share, and reads the state of the database under it.
-    /// `host` is the pid of the session that holds the host lock. None if the share no longer
-    /// exists or owns other buckets.
+    /// `host` is the pid of the session that holds the host lock. Sets `owned` as soon as the fence
+    /// is taken, even if something fails later. None if the share no longer exists or owns other
+    /// buckets.
     pub async fn begin(
         sessions: &Arc<Pool<CommitSession>>,
         share: Share,
         collections: &[CollectionName],
         host: i32,
+        owned: &mut Option<(Share, Fence)>,
     ) -> Result<Option<TermStart>, Error> {
         let borrower = Borrower::of(&share.processor, "commit");
         let mut session = sessions.lend(&borrower).await?;
@@ -197,6 +199,7 @@ impl Committer {
             session.give_back();
             return Ok(None);
         };
+        *owned = Some((share.clone(), fence.clone()));
         // The fence comes first, so the rows include everything that an earlier owner committed.
         let checkpoints = lane_checkpoints::read(&session, &share).await?;
         let documents = DocumentWriter::open(&session, share.processor.owner(), collections).await?;

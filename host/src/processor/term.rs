@@ -15,9 +15,10 @@ use super::{
     shares,
 };
 use crate::{
+    cluster::fence::Fence,
     consumer::pages::Reader,
     db::pool::Borrower,
-    model::{cursor::Progress, ids::LaneKey, spec::ProcessorSpec},
+    model::{cursor::Progress, ids::LaneKey, share::Share, spec::ProcessorSpec},
     projections::documents::TermDocuments,
 };
 
@@ -39,15 +40,21 @@ pub struct Term {
 
 impl Term {
     /// Takes a new fence of the processor's share, and reads the progress under it. `host` is the
-    /// pid of the session that holds the host lock. Fails unless each bucket has one owner.
-    pub async fn begin(shared: &Shared, spec: &ProcessorSpec, host: i32) -> anyhow::Result<Term> {
+    /// pid of the session that holds the host lock. Sets `owned` as soon as the fence is taken,
+    /// even if something fails later. Fails unless each bucket has one owner.
+    pub async fn begin(
+        shared: &Shared,
+        spec: &ProcessorSpec,
+        host: i32,
+        owned: &mut Option<(Share, Fence)>,
+    ) -> anyhow::Result<Term> {
         let (sessions, id) = (&shared.connections, &spec.id);
         let session = sessions.commits.lend(&Borrower::of(id, "commit")).await?;
         let found = shares::serving(&session, id).await?;
         session.give_back();
         let share = shares::only(id, found)?;
         let Some(TermStart { committer, stored, checkpoints }) =
-            Committer::begin(&sessions.commits, share, &spec.descriptor.collections, host).await?
+            Committer::begin(&sessions.commits, share, &spec.descriptor.collections, host, owned).await?
         else {
             anyhow::bail!("the shares of processor {id} changed while a term began");
         };
