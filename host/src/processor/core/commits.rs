@@ -117,8 +117,7 @@ impl<T: Weighted + Default> Core<T> {
     pub(super) fn rejected(&mut self, plan: CommitPlan<T>, known: Option<LaneKey>, class: &'static str, why: String) {
         self.commit_ended();
         let was_known = known.is_some();
-        let found = self.in_flight.rejected(plan, known.clone(), class, &why);
-        if let Some(lane) = known.or(found) {
+        if let Some(lane) = self.in_flight.rejected(plan, known, class, &why) {
             self.queued.push_back(Command::Discard { lane, refused: (!was_known).then_some(why) });
         }
         self.lane_reads.due = self.in_flight.next_due();
