@@ -423,7 +423,7 @@ mod tests {
         }
         let typo = error(Some("[processors.orders.failures.trap]\nattemps = 2\n"), &[]);
         assert!(typo.starts_with("FILE: ") && typo.contains("line 2"), "{typo}");
-        assert!(typo.contains("unknown key of failures `attemps`; the nearest is `attempts`"), "{typo}");
+        assert!(typo.contains("unknown key `attemps` in a table of failures; the nearest is `attempts`"), "{typo}");
     }
 
     #[test]

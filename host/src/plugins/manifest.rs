@@ -443,9 +443,13 @@ mod tests {
             (
                 "[failures]\nattempts = 3\n[failures.tarp]",
                 3,
-                "unknown key or class of failures `tarp`; the nearest is `trap`",
+                "unknown key or class `tarp` in a table of failures; the nearest is `trap`",
             ),
-            ("[failures.trap]\nattemps = 2", 2, "unknown key of failures `attemps`; the nearest is `attempts`"),
+            (
+                "[failures.trap]\nattemps = 2",
+                2,
+                "unknown key `attemps` in a table of failures; the nearest is `attempts`",
+            ),
             ("[failures.trap]\nthen = 'dead-leter'", 2, "then = `dead-leter` is unknown; the nearest of "),
             ("[failures]\nthen = 'park-stream'", 2, "the nearest of `stop`, `stop-processor`, `dead-letter` is"),
             ("[failures.trap]\nattempts = 0", 2, "attempts = 0 is out of range; use 1 to 1000000"),
@@ -457,7 +461,7 @@ mod tests {
             ("[failures.throttled]\nfirst-ms = 100", 1, "unknown key or class"),
             ("[failures.'plugin:']\nattempts = 2", 1, "names no code of a plugin"),
             ("[failures.trap]\nfirst-ms = 2000\nlongest-s = 1", 1, "first-ms = 2000 exceeds longest-s = 1"),
-            ("[failures.trap.event]\nattempts = 2", 1, "unknown key of failures `event`"),
+            ("[failures.trap.event]\nattempts = 2", 1, "unknown key `event` in a table of failures"),
             ("[failures]\ntrap = 5", 2, "expected a table of failures"),
             ("[failure]\nattempts = 3", 1, "The nearest key is failures."),
         ] {
