@@ -28,6 +28,7 @@ mod processors;
 mod resume;
 mod run;
 mod signals;
+mod since;
 mod status;
 mod table;
 mod tenants;

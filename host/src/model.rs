@@ -2,6 +2,7 @@
 //! HTTP.
 
 pub mod cursor;
+pub mod diagnostics;
 pub mod effects;
 pub mod event;
 pub mod handler;

@@ -10,7 +10,7 @@ use sandmill::{
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
-        handler::{BoxFuture, Documents, Failure, Handler},
+        handler::{BoxFuture, CallFailure, Documents, Failure, Handler},
         ids::{CollectionName, LaneKey, TenantId},
     },
     sandbox::{Limits, Plugin, Sandbox, TenantLimits},
@@ -74,6 +74,16 @@ pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
 
 /// One call with one event.
 pub async fn call(plugin: &Arc<Plugin>, tenant: &str, lane: &str, data: Value) -> Result<Effects, Failure> {
+    diagnosed_call(plugin, tenant, lane, data).await.map_err(|failed| failed.failure)
+}
+
+/// One call with one event, whose failure comes with its diagnostics.
+pub async fn diagnosed_call(
+    plugin: &Arc<Plugin>,
+    tenant: &str,
+    lane: &str,
+    data: Value,
+) -> Result<Effects, CallFailure> {
     plugin.clone().handle(batch(tenant, lane, &[data]), Arc::new(NoDocuments)).await
 }
 

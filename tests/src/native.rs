@@ -12,7 +12,7 @@ use sandmill::{
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
-        handler::{BoxFuture, Documents, Failure, Handler},
+        handler::{BoxFuture, CallFailure, Documents, Failure, Handler},
         ids::{CollectionName, ProcessorId},
         spec::{PartitionBy, ProcessorSpec},
     },
@@ -146,8 +146,8 @@ impl Handler for Folding {
         self: Arc<Self>,
         batch: Arc<Batch>,
         documents: Arc<dyn Documents>,
-    ) -> BoxFuture<'static, Result<Effects, Failure>> {
-        Box::pin(self.fold(batch, documents))
+    ) -> BoxFuture<'static, Result<Effects, CallFailure>> {
+        Box::pin(async move { Ok(self.fold(batch, documents).await?) })
     }
 
     fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {

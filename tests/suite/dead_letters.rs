@@ -55,7 +55,7 @@ async fn filters_select_letters_and_the_highest_position_comes_first() {
              insert into sandmill.generations (processor, generation, state) values ('scripted', 2, 'building');
              insert into sandmill.dead_letters (processor, generation, tenant, lane_key, position, event_id, class, message, digest, attempts)
              select processor, 2, tenant, lane_key, position + 1, event_id, class, message, digest, attempts from sandmill.dead_letters;
-             update sandmill.dead_letters set dead_since = now() - interval '3 hours' where generation = 1 and position = 4",
+             update sandmill.dead_letters set last_at = now() - interval '3 hours' where generation = 1 and position = 4",
         )
         .await
         .unwrap();
@@ -94,11 +94,12 @@ async fn a_listing_is_a_table_for_people_and_lines_of_json_for_scripts() {
         "class",
         "digest",
         "eventId",
+        "firstAt",
         "key",
+        "lastAt",
         "message",
         "position",
         "processor",
-        "setAsideAt",
         "stream",
         "tenant",
         "type",
@@ -112,7 +113,7 @@ async fn a_listing_is_a_table_for_people_and_lines_of_json_for_scripts() {
     let of = |letter: &Value| ["type", "stream", "version"].map(|key| letter[key].clone());
     assert_eq!(of(&letters[0]), [json!("Scripted"), json!("second"), json!(2)]);
     assert_eq!(letters[0]["message"], "not\nfor \u{1b}[31mme");
-    assert_eq!(of(&letters[1]), [Value::Null, Value::Null, Value::Null]);
+    assert_eq!(of(&letters[1]), [Value::Null, json!("first"), json!(4)]);
     let cut = run(&database, &["list", "--limit", "1", "--json"]).await;
     assert_eq!(stderr(&cut), "2 more dead letters; --limit 0 lists all\n");
 }
@@ -160,23 +161,30 @@ async fn a_letter_is_shown_with_its_event_and_with_what_can_be_done() {
     found.sort_unstable();
     let documented = [
         "attempts",
+        "backtrace",
         "class",
         "digest",
         "event",
         "eventId",
+        "firstAt",
         "key",
+        "lastAt",
+        "log",
         "message",
         "plugin",
         "pluginVersion",
         "position",
         "processor",
-        "setAsideAt",
+        "stream",
         "tenant",
+        "version",
     ];
     assert_eq!(found, documented);
     assert_eq!(letter["event"]["data"]["code"], "odd");
     assert_eq!(letter["event"]["id"], letter["eventId"]);
     assert!(letter["pluginVersion"].is_string(), "{letter}");
+    assert_eq!((&letter["stream"], &letter["version"]), (&json!("second"), &json!(2)));
+    assert_eq!((&letter["backtrace"], &letter["log"]), (&Value::Null, &Value::Null), "it did not fail, nor log");
 
     // Another version runs now. The history knows the version that set the event aside.
     let swapped = "update sandmill.processors set digest = repeat('b', 64), version = '9.9.9'";
@@ -185,6 +193,121 @@ async fn a_letter_is_shown_with_its_event_and_with_what_can_be_done() {
     assert_eq!(later["pluginVersion"], letter["pluginVersion"]);
     let text = stdout(&run(&database, &["show", "scripted", "6"]).await);
     assert!(text.contains("scripted 9.9.9 bbbbbbbbbbbb\n"), "{text}");
+}
+
+/// A database in which `scripted` has set all events aside that trap or time out.
+async fn with_failures(events: &[(&str, Value)]) -> (Database, Session) {
+    let database = database().await;
+    for (tenant, event) in events {
+        database.append(tenant, tenant, std::slice::from_ref(event)).await;
+    }
+    let policy = ["processors.scripted.failures.event.then=dead-letter", "limits.log-lines=3"];
+    let once = ["processors.scripted.failures.load.then=dead-letter", "processors.scripted.failures.load.attempts=1"];
+    catch_up(&database, &["scripted"], &[&policy[..], &once, &["limits.cpu-ms=200"]].concat()).await;
+    let session = database.db.connect("test").await.unwrap();
+    (database, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_shows_where_the_plugin_failed_and_what_it_logged_last() {
+    let logs = json!({"do": "log", "lines": 2});
+    let (database, _) = with_failures(&[
+        ("acme", logs),
+        ("acme", json!({"do": "trap", "message": "about seat 12"})),
+        ("globex", json!({"do": "log-forever", "message": "still here"})),
+    ])
+    .await;
+    let letter = objects(&database, &["show", "scripted", "2"]).await.remove(0);
+    assert_eq!((&letter["stream"], &letter["version"]), (&json!("acme"), &json!(2)));
+    assert_eq!(letter["firstAt"], letter["lastAt"]);
+    let backtrace: Vec<&str> = letter["backtrace"].as_str().unwrap().lines().collect();
+    assert!(backtrace.len() > 3 && backtrace[0].starts_with("0: "), "{backtrace:#?}");
+    // The innermost functions are those of the language's runtime.
+    assert!(backtrace.iter().any(|frame| frame.contains(": scripted::ruin::trap at 0x")), "{backtrace:#?}");
+    // Lines of the call with the event before, which the same instance handled, are not here.
+    let log: Vec<&str> = letter["log"].as_str().unwrap().lines().collect();
+    assert!(log.len() == 2 && log[0].starts_with("CRITICAL panic: panicked at "), "{log:#?}");
+    let event = letter["eventId"].as_str().unwrap();
+    assert_eq!(log[1], format!("  event {event} asks for a trap about seat 12"), "{log:#?}");
+    let text = stdout(&run(&database, &["show", "scripted", "2"]).await);
+    assert!(text.contains(&format!("\n\nbacktrace:\n  {}\n", backtrace[0])), "{text}");
+    assert!(text.contains(&format!("\n\nlast log lines of the call:\n  {}\n", log[0])), "{text}");
+
+    // The last lines are kept although the log of a call holds only the first three.
+    let letter = objects(&database, &["show", "scripted", "3"]).await.remove(0);
+    assert_eq!(letter["class"], "cpu-limit");
+    assert!(letter["backtrace"].as_str().unwrap().contains(": scripted::ruin::log_forever at 0x"), "{letter:#}");
+    let log = letter["log"].as_str().unwrap();
+    assert!(log.len() > 4_000 && log.len() <= 4 << 10, "{}", log.len());
+    assert!(log.starts_with("…\nWARN ") && log.lines().skip(1).all(|line| line.ends_with(": still here")), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_event_that_a_call_skips_has_its_log_lines() {
+    let database = database().await;
+    let skip = json!({"do": "skip", "code": "odd"});
+    let log = json!({"do": "log", "lines": 2});
+    database.append("acme", "s", &[skip.clone(), log, skip, json!({})]).await;
+    catch_up(&database, &["scripted"], &[]).await;
+    let shown = async |position: &str| objects(&database, &["show", "scripted", position]).await.remove(0);
+    let last = shown("3").await;
+    assert_eq!(last["log"], "INFO scripted: line 1 of 2\nINFO scripted: line 2 of 2\n");
+    assert_eq!(last["backtrace"], Value::Null);
+    assert_eq!(shown("1").await["log"], Value::Null, "the call stores its lines once");
+}
+
+/// Each tenant has a secret of its own in its log lines. One instance of the plugin after the other
+/// fails, and all run in the same process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_holds_no_log_line_of_another_tenant() {
+    let tenants: Vec<String> = (0..12).map(|number| format!("tenant-{number:02}")).collect();
+    let secret = |tenant: &str| format!("SECRET-{tenant};");
+    let mut events = Vec::new();
+    for _ in 0..3 {
+        for tenant in &tenants {
+            events.push((tenant.as_str(), json!({"do": "shout", "message": secret(tenant), "lines": 3})));
+            events.push((tenant.as_str(), json!({"do": "trap", "message": secret(tenant)})));
+        }
+    }
+    let (_, session) = with_failures(&events).await;
+    let rows = session
+        .query(
+            "select tenant, concat(message, backtrace, log_tail), octet_length(log_tail) from sandmill.dead_letters",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(rows.len(), events.len() / 2);
+    for row in &rows {
+        let (tenant, text, bytes): (&str, &str, i32) = (row.get(0), row.get(1), row.get(2));
+        assert!(bytes > 0 && text.contains(&secret(tenant)), "{tenant}: {text}");
+        for other in tenants.iter().filter(|other| *other != tenant) {
+            assert!(!text.contains(&secret(other)), "{tenant} has lines of {other}: {text}");
+        }
+    }
+}
+
+/// A letter that is stored again, as after a rebuild or a retry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_is_stored_again_keeps_its_first_time_and_has_the_last_diagnostics() {
+    let (database, session) = with_letters().await;
+    session.batch_execute("update sandmill.dead_letters set first_at = first_at - interval '1 day'").await.unwrap();
+    let before = objects(&database, &["show", "scripted", "2"]).await.remove(0);
+    let store = std::fs::read_to_string(root().join("host/src/processor/commit/dead_letters.sql")).unwrap();
+    session
+        .batch_execute(&format!(
+            "prepare store (text, int, text[], text[], text[], bigint[], text[], text[], bigint[], text[], text[], int[], text[], text[]) as {store};
+             execute store ('scripted', 1, array['d'], array['acme'], array['acme'], array[2], array['2'], array['first'], array[2],
+               array['trap'], array['again'], array[3], array['0: f'], array['INFO x'])"
+        ))
+        .await
+        .unwrap();
+    let after = objects(&database, &["show", "scripted", "2"]).await.remove(0);
+    assert_eq!((&after["firstAt"], &after["attempts"]), (&before["firstAt"], &json!(4)));
+    assert!(after["lastAt"].as_str() > before["lastAt"].as_str(), "{after:#}");
+    for (key, expected) in [("class", "trap"), ("message", "again"), ("backtrace", "0: f"), ("log", "INFO x")] {
+        assert_eq!(after[key], expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ const FORMS: [(&str, &str); 2] = [("scripted", "scripted_log"), ("scripted-plain
 /// are those that earlier calls put.
 async fn outcome(plugin: &Arc<Plugin>, documents: &Arc<Kept>, collection: &str, data: &[Value]) -> String {
     let answer = plugin.clone().handle(batch("acme", "lane", data), documents.clone()).await;
+    let answer = answer.map_err(|failed| failed.failure);
     if let Ok(effects) = &answer {
         documents.keep(effects);
     }

@@ -158,7 +158,7 @@ async fn assert_wasi_reveals_nothing(database: &Database) {
 async fn assert_secrets_are_kept(database: &Database, log: &str, tenants: impl Iterator<Item = &'static str>) {
     let session = database.db.connect("test").await.unwrap();
     let rows = "select tenant, class || reason from sandmill.lane_checkpoints
-                union all select tenant, class || message from sandmill.dead_letters
+                union all select tenant, class || message || backtrace || log_tail from sandmill.dead_letters
                 union all select _partition, _id || data::text from public.scripted_log
                 union all select _partition, _id || data::text from public.hostile_log";
     let rows = session.query(rows, &[]).await.unwrap();

@@ -6,7 +6,7 @@ use std::{
     io::{self, BufWriter, Write},
     pin::pin,
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::bail;
@@ -17,6 +17,7 @@ use super::{
     database::{connect, with_remedy},
     output::{self, OutputStyle, count},
     processors::check_known,
+    since,
     table::{Cell, Column, Table, table},
     tenants,
 };
@@ -55,14 +56,15 @@ Examples:
   sandmill dead-letters list --json --limit 0 | jq -r .class | sort | uniq -c",
     after_help = "\
 The letter with the highest position comes first; at one position, letters are sorted by
-processor. TYPE and STREAM (stream@version) are `-` if the event is no longer in the store. AT is
-the time when the event was set aside first. Messages are shortened; `sandmill dead-letters show`
-prints all of one.
+processor. STREAM is stream@version. TYPE is `-` if the event is no longer in the store. AT is the
+time when the event was last set aside. Messages are shortened; `sandmill dead-letters show` prints
+all of one, with the plugin's backtrace and its last log lines.
 
 With --json, each line is an object. \"key\" is that of the lane, \"version\" that of the event in
-its stream; \"type\", \"stream\" and \"version\" are null if the event is no longer in the store:
+its stream; \"type\" is null if the event is no longer in the store. \"firstAt\" and \"lastAt\" are
+the first and the last time when the event was set aside:
   {\"processor\", \"tenant\", \"key\", \"position\", \"eventId\", \"type\", \"stream\", \"version\",
-   \"class\", \"message\", \"attempts\", \"digest\", \"setAsideAt\"}
+   \"class\", \"message\", \"attempts\", \"digest\", \"firstAt\", \"lastAt\"}
 
 Exit codes: 0 listed, even if there are none; 1 failed, for example because there is no such
 processor or tenant."
@@ -77,9 +79,9 @@ struct ListLettersArgs {
     /// Only letters of this class, such as trap or plugin:invalid-data
     #[arg(long)]
     class: Option<String>,
-    /// Only letters that were set aside since this time: RFC 3339, or a duration before now, such
-    /// as 90s, 30min, 2h or 7d
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    /// Only letters that were last set aside at this time or later: RFC 3339, or a duration before
+    /// now, such as 90s, 30min, 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = since::parse)]
     since: Option<SystemTime>,
     /// List at most this many; 0 for all
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -94,14 +96,21 @@ struct ListLettersArgs {
 #[command(
     before_help = "Example:\n  sandmill dead-letters show route-performance 1545",
     after_help = "\
-Shows the event as it is stored, why it was set aside, which version of the plugin did so, and
-what you can do. Long data is shortened; --json prints all of it.
+Shows the event as it is stored, why it was set aside, which version of the plugin did so, where
+in the plugin that was, what the plugin logged last, and what you can do. Long data is shortened;
+--json prints all of it.
+
+A backtrace names the functions of the plugin, the innermost first, and their places in its file.
+Numbers replace names that were stripped from the file. The log lines are the last 4 KiB of the one
+call that failed, at all levels. If one call skipped several events, the last of them has the lines.
 
 With --json it prints one object. \"event\" has the form of `sandmill events --json`, or is null
 if the event is no longer in the store. \"plugin\" is the file that ran the processor last,
-\"pluginVersion\" the version that set the event aside, or null if it is not known:
-  {\"processor\", \"tenant\", \"key\", \"position\", \"eventId\", \"class\", \"message\", \"attempts\",
-   \"digest\", \"setAsideAt\", \"plugin\", \"pluginVersion\", \"event\"}
+\"pluginVersion\" the version that set the event aside, or null if it is not known. \"backtrace\"
+and \"log\" are null if there is none:
+  {\"processor\", \"tenant\", \"key\", \"position\", \"eventId\", \"stream\", \"version\", \"class\",
+   \"message\", \"attempts\", \"digest\", \"firstAt\", \"lastAt\", \"plugin\", \"pluginVersion\",
+   \"backtrace\", \"log\", \"event\"}
 
 Exit codes: 0 shown; 1 failed, or the event was too large to print."
 )]
@@ -124,8 +133,6 @@ const COUNTED: i64 = 10_000;
 const MESSAGE: usize = 200;
 /// Maximum bytes of data, and of metadata, shown to people. 4,000: a screenful or two.
 const DATA: usize = 4_000;
-/// The longest duration of `--since`: a hundred years.
-const LONGEST: u64 = 100 * 366 * 86_400;
 
 /// Runs the command.
 pub(super) async fn run(args: DeadLettersArgs, db: &Db) -> anyhow::Result<ExitCode> {
@@ -133,29 +140,6 @@ pub(super) async fn run(args: DeadLettersArgs, db: &Db) -> anyhow::Result<ExitCo
         DeadLettersCommand::List(args) => list(args, db).await,
         DeadLettersCommand::Show(args) => show(args, db).await,
     }
-}
-
-/// Parses `--since`: a time, or a duration before now.
-fn since(text: &str) -> Result<SystemTime, String> {
-    parse_since(text, SystemTime::now())
-}
-
-fn parse_since(text: &str, now: SystemTime) -> Result<SystemTime, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => {
-            let time = time::parse(text).map(time::from_micros);
-            return time.map_err(|error| format!("{error}, and not a duration such as 90s, 30min, 2h or 7d"));
-        }
-    };
-    let seconds = number.parse().ok().and_then(|number: u64| number.checked_mul(unit));
-    let seconds = seconds.filter(|seconds| *seconds <= LONGEST);
-    let time = seconds.and_then(|seconds| now.checked_sub(Duration::from_secs(seconds)));
-    time.ok_or_else(|| format!("{text:?} is not a duration of at most a hundred years, such as 2h"))
 }
 
 /// A letter in a listing, with its event if that is still in the store.
@@ -180,26 +164,27 @@ struct ListedLetterJson<'a> {
     message: &'a str,
     attempts: i32,
     digest: &'a str,
-    set_aside_at: String,
+    first_at: String,
+    last_at: String,
 }
 
 impl<'a> ListedLetterJson<'a> {
     fn of(ListedLetter { letter, event }: &'a ListedLetter) -> Self {
-        let event = event.as_ref();
         ListedLetterJson {
             processor: &letter.processor,
             tenant: &letter.tenant,
             key: &letter.key,
             position: letter.position,
             event_id: &letter.event_id,
-            event_type: event.map(|event| event.event_type.as_str()),
-            stream: event.map(|event| event.stream.as_str()),
-            version: event.map(|event| event.version),
+            event_type: event.as_ref().map(|event| event.event_type.as_str()),
+            stream: letter.stream.as_ref().map(|(stream, _)| stream.as_str()),
+            version: letter.stream.as_ref().map(|(_, version)| *version),
             class: &letter.class,
             message: &letter.message,
             attempts: letter.attempts,
             digest: &letter.digest,
-            set_aside_at: time::format_exactly(letter.set_aside_at),
+            first_at: time::format_exactly(letter.first_at),
+            last_at: time::format_exactly(letter.last_at),
         }
     }
 }
@@ -298,21 +283,23 @@ fn empty_table() -> Table {
 }
 
 fn row(ListedLetter { letter, event }: &ListedLetter) -> Vec<Cell> {
-    let (event_type, stream) = match event {
-        Some(EventHeader { event_type, stream, version, .. }) => (event_type.clone(), format!("{stream}@{version}")),
-        None => ("-".into(), "-".into()),
-    };
+    let event_type = event.as_ref().map_or("-", |event| &event.event_type);
     vec![
         Cell::new(&letter.processor),
         Cell::new(&letter.tenant),
         Cell::new(letter.position),
-        Cell::new(text::one_line(&event_type)),
-        Cell::new(text::one_line(&stream)),
+        Cell::new(text::one_line(event_type)),
+        Cell::new(text::one_line(&stream_of(letter).unwrap_or_else(|| "-".into()))),
         Cell::new(text::one_line(&letter.class)),
         Cell::new(letter.attempts),
-        Cell::new(time::format(letter.set_aside_at)),
+        Cell::new(time::format(letter.last_at)),
         Cell::new(text::within(&text::one_line(&letter.message), MESSAGE)),
     ]
+}
+
+/// A letter's stream and version, if they are known.
+fn stream_of(letter: &StoredLetter) -> Option<String> {
+    letter.stream.as_ref().map(|(stream, version)| format!("{stream}@{version}"))
 }
 
 /// The sentence for an empty listing.
@@ -342,13 +329,18 @@ struct LetterJson<'a> {
     key: &'a str,
     position: i64,
     event_id: &'a str,
+    stream: Option<&'a str>,
+    version: Option<i64>,
     class: &'a str,
     message: &'a str,
     attempts: i32,
     digest: &'a str,
-    set_aside_at: String,
+    first_at: String,
+    last_at: String,
     plugin: &'a str,
     plugin_version: Option<&'a str>,
+    backtrace: Option<&'a str>,
+    log: Option<&'a str>,
     event: Option<&'a StoredEvent>,
 }
 
@@ -366,20 +358,25 @@ async fn show(args: ShowLetterArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let version = version_of(&session, &found).await.map_err(|error| with_remedy(&error))?;
     let event = read_event(&session, &found.letter).await.map_err(|error| with_remedy(&error))?;
     if json {
-        let FoundLetter { letter, plugin, .. } = &found;
+        let FoundLetter { letter, backtrace, log_tail, plugin, .. } = &found;
         output::print_json(&LetterJson {
             processor: &letter.processor,
             tenant: &letter.tenant,
             key: &letter.key,
             position,
             event_id: &letter.event_id,
+            stream: letter.stream.as_ref().map(|(stream, _)| stream.as_str()),
+            version: letter.stream.as_ref().map(|(_, version)| *version),
             class: &letter.class,
             message: &letter.message,
             attempts: letter.attempts,
             digest: &letter.digest,
-            set_aside_at: time::format_exactly(letter.set_aside_at),
+            first_at: time::format_exactly(letter.first_at),
+            last_at: time::format_exactly(letter.last_at),
             plugin,
             plugin_version: version.as_deref(),
+            backtrace: Some(backtrace.as_str()).filter(|text| !text.is_empty()),
+            log: Some(log_tail.as_str()).filter(|text| !text.is_empty()),
             event: event.as_ref(),
         })?;
     } else {
@@ -410,7 +407,7 @@ async fn read_event(session: &Session, letter: &StoredLetter) -> Result<Option<S
 
 /// A letter for people: its properties, one a line, and what can be done.
 fn describe(found: &FoundLetter, version: Option<&str>, event: Option<&StoredEvent>) -> String {
-    let FoundLetter { letter, plugin, digest_now, version_now } = found;
+    let FoundLetter { letter, backtrace, log_tail, plugin, digest_now, version_now } = found;
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut add = |name: &str, value: &str| rows.push(vec![name.into(), text::one_line(value).into_owned()]);
     add("processor", &letter.processor);
@@ -420,17 +417,22 @@ fn describe(found: &FoundLetter, version: Option<&str>, event: Option<&StoredEve
     add("event id", &letter.event_id);
     match event {
         None => add("event", "no longer in the store"),
-        Some(event) => {
-            add("type", &event.event_type);
-            add("stream", &format!("{}@{}", event.stream, event.version));
-            add("recorded at", &time::format(event.recorded_at));
-            if event.unread_bytes.is_none() {
-                add("data", &text::cut(event.data.get(), DATA));
-                add("metadata", &text::cut(event.metadata.get(), DATA));
-            }
+        Some(event) => add("type", &event.event_type),
+    }
+    if let Some(stream) = stream_of(letter) {
+        add("stream", &stream);
+    }
+    if let Some(event) = event {
+        add("recorded at", &time::format(event.recorded_at));
+        if event.unread_bytes.is_none() {
+            add("data", &text::cut(event.data.get(), DATA));
+            add("metadata", &text::cut(event.metadata.get(), DATA));
         }
     }
-    add("set aside at", &time::format(letter.set_aside_at));
+    add("set aside at", &time::format(letter.first_at));
+    if letter.last_at != letter.first_at {
+        add("last at", &time::format(letter.last_at));
+    }
     add("attempts", &letter.attempts.to_string());
     add("plugin", &plugin_line(plugin, version, &letter.digest));
     if letter.digest != *digest_now {
@@ -440,7 +442,15 @@ fn describe(found: &FoundLetter, version: Option<&str>, event: Option<&StoredEve
     let width = rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0) + 2;
     let message = letter.message.trim_end().replace('\n', &format!("\n{}", " ".repeat(width)));
     rows.push(vec!["message".into(), message]);
-    format!("{}\n{}", table(&rows), remedies(&letter.processor))
+    let sections = [("backtrace", backtrace), ("last log lines of the call", log_tail)];
+    let sections: String = sections.iter().map(|(title, lines)| section(title, lines)).collect();
+    format!("{}{sections}\n{}", table(&rows), remedies(&letter.processor))
+}
+
+/// Lines under a title, indented; nothing if there are none.
+fn section(title: &str, lines: &str) -> String {
+    let lines: String = lines.lines().map(|line| format!("  {line}\n")).collect();
+    if lines.is_empty() { lines } else { format!("\n{title}:\n{lines}") }
 }
 
 /// A plugin's file, version and the first digits of its digest.
@@ -477,7 +487,9 @@ mod tests {
             message: "missing \u{1b}[31m\nat door 3".into(),
             digest: "0123456789abcdef".into(),
             attempts: 1,
-            set_aside_at: time::from_micros(time::parse("2026-01-02T03:04:05Z").unwrap()),
+            first_at: time::from_micros(time::parse("2026-01-02T03:04:05Z").unwrap()),
+            last_at: time::from_micros(time::parse("2026-01-02T04:04:05Z").unwrap()),
+            stream: Some(("door-3".into(), 2)),
         }
     }
 
@@ -493,12 +505,12 @@ mod tests {
         };
         let mut table = empty_table();
         table.row(row(&ListedLetter { letter: letter(), event: Some(event) }));
-        table.row(row(&ListedLetter { letter: letter(), event: None }));
+        table.row(row(&ListedLetter { letter: StoredLetter { stream: None, ..letter() }, event: None }));
         assert_eq!(
             table.show(OutputStyle::PLAIN),
             "PROCESSOR   TENANT  POSITION  TYPE    STREAM    CLASS                ATTEMPTS  AT                        MESSAGE\n\
-             door-watch  acme          17  Opened  door-3@2  plugin:invalid-data         1  2026-01-02T03:04:05.000Z  missing \u{fffd}[31m at door 3\n\
-             door-watch  acme          17  -       -         plugin:invalid-data         1  2026-01-02T03:04:05.000Z  missing \u{fffd}[31m at door 3\n"
+             door-watch  acme          17  Opened  door-3@2  plugin:invalid-data         1  2026-01-02T04:04:05.000Z  missing \u{fffd}[31m at door 3\n\
+             door-watch  acme          17  -       -         plugin:invalid-data         1  2026-01-02T04:04:05.000Z  missing \u{fffd}[31m at door 3\n"
         );
     }
 
@@ -506,13 +518,18 @@ mod tests {
     fn a_description_names_both_versions_and_aligns_the_message() {
         let found = FoundLetter {
             letter: letter(),
+            backtrace: "0: door::open at 0x1f\n1: project at 0x2f\n".into(),
+            log_tail: "INFO door 3\n  \u{1b}[31m\nWARN stderr: stuck\n".into(),
             plugin: "door-watch".into(),
             digest_now: "fedcba9876543210".into(),
             version_now: "0.2.0".into(),
         };
         let text = describe(&found, None, None);
         for part in [
-            "event         no longer in the store\n",
+            "event         no longer in the store\nstream        door-3@2\n",
+            "set aside at  2026-01-02T03:04:05.000Z\nlast at       2026-01-02T04:04:05.000Z\n",
+            "\n\nbacktrace:\n  0: door::open at 0x1f\n  1: project at 0x2f\n\nlast log lines of the call:\n  INFO door 3\n    ",
+            "  WARN stderr: stuck\n\ndoor-watch continued",
             "plugin        door-watch (version unknown) 0123456789ab\nnow runs      door-watch 0.2.0 fedcba987654\n",
             "message       missing \u{1b}[31m\n              at door 3\n\n",
             "`sandmill processors remove door-watch --drop-documents`",
@@ -532,26 +549,8 @@ mod tests {
     fn an_empty_listing_names_its_filters() {
         assert_eq!(none_found(&LetterFilter::default()), "there are no dead letters");
         let filter =
-            LetterFilter { tenant: Some("acme".into()), since: Some(letter().set_aside_at), ..LetterFilter::default() };
+            LetterFilter { tenant: Some("acme".into()), since: Some(letter().first_at), ..LetterFilter::default() };
         let expected = "there are no dead letters with tenant acme, set aside since 2026-01-02T03:04:05.000Z";
         assert_eq!(none_found(&filter), expected);
-    }
-
-    #[test]
-    fn since_is_a_time_or_a_duration_before_now() {
-        let now = time::from_micros(time::parse("2026-01-02T03:04:05Z").unwrap());
-        for (text, time) in [
-            ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
-            ("5s", "2026-01-02T03:04:00Z"),
-            ("4m", "2026-01-02T03:00:05Z"),
-            ("4min", "2026-01-02T03:00:05Z"),
-            ("2h", "2026-01-02T01:04:05Z"),
-            ("7d", "2025-12-26T03:04:05Z"),
-        ] {
-            assert_eq!(parse_since(text, now), Ok(time::from_micros(time::parse(time).unwrap())), "{text}");
-        }
-        for text in ["", "h", "2", "-2h", "2 h", "yesterday", "99999999999d", "999999999999999999999s"] {
-            assert!(parse_since(text, now).unwrap_err().starts_with(&format!("{text:?} is not a")), "{text}");
-        }
     }
 }

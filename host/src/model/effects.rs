@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::ids::CollectionName;
+use super::{diagnostics::Diagnostics, ids::CollectionName};
 
 /// A change to one document of the lane's tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,4 +80,6 @@ pub struct Effects {
     pub skipped: Vec<Skipped>,
     /// Where the handler stopped early, if it did.
     pub halted: Option<Halt>,
+    /// What the call left behind, if it skipped an event or halted.
+    pub diagnostics: Option<Box<Diagnostics>>,
 }

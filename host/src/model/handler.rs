@@ -1,11 +1,12 @@
 //! The interface between the loop that follows the log and the code that handles events.
 //!
-//! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]. It commits nothing and
+//! A [`Handler`] gets a batch and returns [`Effects`] or a [`CallFailure`]. It commits nothing and
 //! knows no cursor. Plugins are handlers; tests and benchmarks bring native ones.
 
 use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
+    diagnostics::Diagnostics,
     effects::Effects,
     event::Batch,
     ids::{CollectionName, TenantId},
@@ -26,6 +27,24 @@ pub enum Failure {
     /// The term ends, and none of its state may be kept, because a resource of the whole processor
     /// is gone, such as its database connection.
     EndTerm(String),
+}
+
+/// The failure of a call, with what helps to find its cause.
+///
+/// Only a dead letter keeps the diagnostics. A reason alone stays with a lane that stops, because
+/// very many lanes may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// The failure.
+    pub failure: Failure,
+    /// What the handler left behind, if anything.
+    pub diagnostics: Option<Box<Diagnostics>>,
+}
+
+impl From<Failure> for CallFailure {
+    fn from(failure: Failure) -> Self {
+        CallFailure { failure, diagnostics: None }
+    }
 }
 
 /// Why something failed or waits: a class for machines and a message for people.
@@ -129,7 +148,7 @@ pub trait Handler: Send + Sync {
         self: Arc<Self>,
         batch: Arc<Batch>,
         documents: Arc<dyn Documents>,
-    ) -> BoxFuture<'static, Result<Effects, Failure>>;
+    ) -> BoxFuture<'static, Result<Effects, CallFailure>>;
 
     /// Waits for a permit to make one more call for a tenant. The caller keeps it until the call
     /// has ended.

@@ -124,6 +124,20 @@ pub fn within(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}{ELLIPSIS}", &text[..end]))
 }
 
+/// The last whole lines of a text, at most `bytes` bytes including a first line `…` for those that
+/// are left out. Of a last line that is too long, its end.
+pub fn end_within(text: &str, bytes: usize) -> Cow<'_, str> {
+    const LEFT_OUT: &str = "…\n";
+    if text.len() <= bytes {
+        return Cow::Borrowed(text);
+    }
+    let from = text.len() - bytes.saturating_sub(LEFT_OUT.len());
+    let rest = &text[text.ceil_char_boundary(from)..];
+    // The first line of the rest may have lost its beginning.
+    let whole = rest.split_once('\n').map(|(_, whole)| whole).filter(|whole| !whole.is_empty());
+    Cow::Owned(format!("{LEFT_OUT}{}", whole.unwrap_or(rest)))
+}
+
 /// The first items of a list, with a note of how many are left out.
 pub fn some_of<T: AsRef<str>>(items: &[T], separator: &str) -> String {
     let shown: Vec<&str> = items.iter().take(LISTED).map(AsRef::as_ref).collect();
@@ -179,6 +193,9 @@ mod tests {
         assert_eq!(cut("aé", 2), "a… (2 bytes more)");
         assert_eq!(within("short", 5), "short");
         assert_eq!(within("longer", 5), "lo…");
+        assert_eq!(end_within("a\nb", 3), "a\nb");
+        assert_eq!(end_within("one\ntwo\nthree\n", 13), "…\nthree\n");
+        assert_eq!(end_within("a line that is too long", 10), "…\no long");
         assert_eq!(some_of(&["a", "b"], ", "), "a, b");
         let many: Vec<String> = (0..LISTED + 7).map(|number| number.to_string()).collect();
         assert!(some_of(&many, " ").ends_with(" 48 49 and 7 more"), "{}", some_of(&many, " "));

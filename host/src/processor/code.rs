@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use crate::model::{
         effects::Effects,
-        handler::{BoxFuture, Documents, Failure},
+        handler::{BoxFuture, CallFailure, Documents},
         ids::TenantId,
     };
 
@@ -275,7 +275,7 @@ mod tests {
             self: Arc<Self>,
             _: Arc<Batch>,
             _: Arc<dyn Documents>,
-        ) -> BoxFuture<'static, Result<Effects, Failure>> {
+        ) -> BoxFuture<'static, Result<Effects, CallFailure>> {
             Box::pin(async { Ok(Effects::default()) })
         }
 

@@ -1,7 +1,9 @@
 //! Dead letters, read from the database alone, so that it works whether or not a host runs.
 //!
 //! Only letters of serving generations are read: those of the documents that readers see. A letter
-//! names its event by position and id. The event itself is read through [`store`](crate::store).
+//! names its event by position, id, stream and version. The event itself, which may be gone, is
+//! read through [`store`](crate::store). Backtraces and log lines are read for a single letter
+//! only.
 
 use std::time::SystemTime;
 
@@ -16,7 +18,7 @@ pub struct LetterFilter {
     pub tenant: Option<String>,
     /// Only of this class.
     pub class: Option<String>,
-    /// Only letters that were set aside at this time or later.
+    /// Only letters that were last set aside at this time or later.
     pub since: Option<SystemTime>,
 }
 
@@ -41,8 +43,13 @@ pub struct StoredLetter {
     pub digest: String,
     /// Number of attempts at the event.
     pub attempts: i32,
-    /// When the event was first set aside.
-    pub set_aside_at: SystemTime,
+    /// When the event was set aside first.
+    pub first_at: SystemTime,
+    /// When the event was set aside last.
+    pub last_at: SystemTime,
+    /// The event's stream, and its version there. None in a letter from a version of Sandmill that
+    /// did not store them, if its event was gone when the database was migrated.
+    pub stream: Option<(String, i64)>,
 }
 
 impl StoredLetter {
@@ -58,16 +65,22 @@ impl StoredLetter {
             message: row.get(6),
             digest: row.get(7),
             attempts: row.get(8),
-            set_aside_at: row.get(9),
+            first_at: row.get(9),
+            last_at: row.get(10),
+            stream: row.get::<_, Option<String>>(11).zip(row.get(12)),
         }
     }
 }
 
-/// A dead letter, with the plugin that ran its processor last.
+/// A dead letter with its diagnostics, and the plugin that ran its processor last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundLetter {
     /// The letter.
     pub letter: StoredLetter,
+    /// The plugin's functions at the failure, the innermost first, one a line; may be empty.
+    pub backtrace: String,
+    /// The last lines that the plugin logged during the attempt; may be empty.
+    pub log_tail: String,
     /// The name of the plugin's file without the extension.
     pub plugin: String,
     /// SHA-256 of the file that ran last.
@@ -104,8 +117,10 @@ pub async fn find(session: &Session, processor: &str, position: i64) -> Result<O
     let row = session.query_opt(include_str!("dead_letters/find.sql"), &[&processor, &position]).await?;
     Ok(row.map(|row| FoundLetter {
         letter: StoredLetter::from_row(&row),
-        plugin: row.get(10),
-        digest_now: row.get(11),
-        version_now: row.get(12),
+        backtrace: row.get(13),
+        log_tail: row.get(14),
+        plugin: row.get(15),
+        digest_now: row.get(16),
+        version_now: row.get(17),
     }))
 }

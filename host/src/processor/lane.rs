@@ -21,9 +21,10 @@ use bisection::Bisection;
 use crate::{
     consumer::router::Router,
     model::{
+        diagnostics::Diagnostics,
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
-        handler::{BoxFuture, Documents, Failure, Reason},
+        handler::{BoxFuture, CallFailure, Documents, Failure, Reason},
         ids::{CollectionName, LaneKey},
         loading::{LoadEvents, Loaded},
         spec::ProcessorSpec,
@@ -164,7 +165,7 @@ impl Runner {
             && (run.outcome.handled == 0 || may_continue(bytes))
         {
             if let Some((_, reason)) = unreadable.take_if(|(index, _)| *index == run.outcome.handled) {
-                run.fail(&self.code.current(), lane, &events[run.outcome.handled], attempts, reason, Wish::None);
+                run.fail(&self.code.current(), lane, &events[run.outcome.handled], attempts, reason.into());
                 unreadable = first_unreadable(run.outcome.handled);
                 continue;
             }
@@ -182,7 +183,7 @@ impl Runner {
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
             if next.is_empty() {
                 let Some(reason) = loaded.and_then(|loaded| loaded.unread) else { break };
-                run.fail(&self.code.current(), lane, &rest[0], attempts, reason, Wish::None);
+                run.fail(&self.code.current(), lane, &rest[0], attempts, reason.into());
                 continue;
             }
             let ready = Instant::now();
@@ -215,18 +216,22 @@ impl Runner {
                     }
                     halt
                 }
-                Err(Failure::Block(_)) if count > 1 => {
-                    bisection.failed(run.outcome.handled, count);
-                    None
-                }
-                Err(Failure::Block(reason)) => Some((reason, Wish::None)),
-                Err(Failure::Retry(reason)) => Some((reason, Wish::Retry { after: None })),
-                Err(Failure::EndTerm(cause)) => return Err(TermEnded(anyhow::anyhow!(cause))),
+                Err(CallFailure { failure, diagnostics }) => match failure {
+                    Failure::Block(_) if count > 1 => {
+                        bisection.failed(run.outcome.handled, count);
+                        None
+                    }
+                    Failure::Block(reason) => Some(EventFailure { reason, wish: Wish::None, diagnostics }),
+                    Failure::Retry(reason) => {
+                        Some(EventFailure { reason, wish: Wish::Retry { after: None }, diagnostics })
+                    }
+                    Failure::EndTerm(cause) => return Err(TermEnded(anyhow::anyhow!(cause))),
+                },
             };
-            if let Some((reason, wish)) = failure
+            if let Some(failure) = failure
                 && let Some(event) = batch.events.get(run.outcome.handled - before)
             {
-                run.fail(&version, lane, event, attempts, reason, wish);
+                run.fail(&version, lane, event, attempts, failure);
                 bisection.found();
             }
         }
@@ -254,7 +259,7 @@ impl Runner {
         meter: &Arc<TaskMeter>,
         batch: Arc<Batch>,
         view: Arc<LaneView>,
-    ) -> Result<Effects, Failure> {
+    ) -> Result<Effects, CallFailure> {
         let (wall, tenant) = (version.handler.wall_time(), batch.lane.tenant.clone());
         let call = self.scheduler.run(&tenant, class, meter, version.handler.clone().handle(batch, view));
         let (mut call, mut left) = (std::pin::pin!(call), wall);
@@ -267,34 +272,39 @@ impl Runner {
             }
             left = (wall + meter.waited() - waited).saturating_sub(began.elapsed());
             if left.is_zero() {
-                return Err(Failure::Block(Reason::new(
+                let reason = Reason::new(
                     "wall-time-limit",
                     format!("took more than {} ms for one call (limits.wall-ms)", wall.as_millis()),
-                )));
+                );
+                return Err(Failure::Block(reason).into());
             }
         }
     }
 }
 
 impl LaneRun {
-    /// Adds the effects of a call: changes and dead letters. Returns why the handler
-    /// halted before the next event, and what it asked for, if it did.
+    /// Adds the effects of a call: changes and dead letters. Returns the failure of the next event
+    /// if the handler halted before it. Of several skipped events, the last one gets the
+    /// diagnostics of the call, so that a call stores them at most once.
     fn take(
         &mut self,
         batch: &Batch,
         digest: &Arc<str>,
         effects: Effects,
         changes: &mut Changes,
-    ) -> Option<(Reason, Wish)> {
-        for skipped in effects.skipped {
+    ) -> Option<EventFailure> {
+        let Effects { skipped, halted, mut diagnostics, .. } = effects;
+        let last = skipped.last().filter(|_| halted.is_none()).map(|skipped| skipped.index);
+        for skipped in skipped {
             // The answer was checked: an index is within the batch.
             let Some(event) = batch.events.get(skipped.index) else { continue };
             let reason = plugin_reason(&skipped.code, skipped.message, "skipped the event");
             let attempts = attempts::with_this(batch.attempt.saturating_sub(1), skipped.index);
-            self.outcome.set_aside(&batch.lane, event, digest.clone(), reason, attempts);
+            let diagnostics = if last == Some(skipped.index) { diagnostics.take() } else { None };
+            self.outcome.set_aside(&batch.lane, event, digest.clone(), reason, attempts, diagnostics);
         }
         // If no event was handled, the changes would be visible to later calls but never committed.
-        let handled = effects.halted.as_ref().is_none_or(|halt| halt.index > 0);
+        let handled = halted.as_ref().is_none_or(|halt| halt.index > 0);
         for change in effects.changes.into_iter().filter(|_| handled) {
             let (collection, id, data) = match change {
                 Change::Put { collection, id, data } => (collection, id, Some(data)),
@@ -302,7 +312,7 @@ impl LaneRun {
             };
             changes.insert(DocumentKey { lane: batch.lane.clone(), collection, id }, data);
         }
-        let Some(halt) = effects.halted else {
+        let Some(halt) = halted else {
             self.outcome.handled += batch.events.len();
             return None;
         };
@@ -311,12 +321,14 @@ impl LaneRun {
             HaltAction::Retry { after } => Wish::Retry { after },
             HaltAction::Stop => Wish::Stop,
         };
-        Some((plugin_reason(&halt.code, halt.message, "stopped before the event"), wish))
+        let reason = plugin_reason(&halt.code, halt.message, "stopped before the event");
+        Some(EventFailure { reason, wish, diagnostics })
     }
 
     /// Applies the policy of the version that failed at the next event, which was attempted
     /// `earlier` times before if it is the first one of the run.
-    fn fail(&mut self, version: &CodeVersion, lane: &LaneKey, event: &Event, earlier: u32, reason: Reason, wish: Wish) {
+    fn fail(&mut self, version: &CodeVersion, lane: &LaneKey, event: &Event, earlier: u32, failure: EventFailure) {
+        let EventFailure { reason, wish, diagnostics } = failure;
         // An event that cannot be read says nothing about the code, and one that failed before says
         // nothing about this version.
         let failed_before = attempts::earlier(earlier, self.outcome.handled) > 0;
@@ -349,10 +361,24 @@ impl LaneRun {
                 self.stops_processor = verdict == Verdict::StopProcessor;
             }
             Verdict::SetAside => {
-                self.outcome.set_aside(lane, event, version.digest.clone(), reason, attempt);
+                self.outcome.set_aside(lane, event, version.digest.clone(), reason, attempt, diagnostics);
                 self.outcome.handled += 1;
             }
         }
+    }
+}
+
+/// The failure of one event.
+struct EventFailure {
+    reason: Reason,
+    wish: Wish,
+    diagnostics: Option<Box<Diagnostics>>,
+}
+
+/// The failure of an event that was not passed to the handler.
+impl From<Reason> for EventFailure {
+    fn from(reason: Reason) -> Self {
+        EventFailure { reason, wish: Wish::None, diagnostics: None }
     }
 }
 
@@ -429,7 +455,7 @@ mod tests {
         for index in [0, 2] {
             let change = Change::Put { collection: collection.clone(), id: "d".into(), data: "{}".into() };
             let halt = Halt { index, action: HaltAction::Stop, code: String::new(), message: String::new() };
-            let effects = Effects { changes: vec![change], skipped: Vec::new(), halted: Some(halt) };
+            let effects = Effects { changes: vec![change], halted: Some(halt), ..Effects::default() };
             run.take(
                 &Batch { lane: lane.clone(), attempt: 1, replaying: false, events: Vec::new() },
                 &"".into(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::shed::Shed;
 use crate::{
-    model::{event::Event, handler::Reason, ids::LaneKey},
+    model::{diagnostics::Diagnostics, event::Event, handler::Reason, ids::LaneKey},
     projections::documents::{self, Changes},
 };
 
@@ -38,9 +38,26 @@ impl Outcome {
     }
 
     /// Sets a handled event aside.
-    pub(super) fn set_aside(&mut self, lane: &LaneKey, event: &Event, digest: Arc<str>, reason: Reason, attempts: u32) {
-        let (position, event_id) = (event.position, event.id.clone());
-        self.dead_letters.push(DeadLetter { lane: lane.clone(), position, event_id, digest, reason, attempts });
+    pub(super) fn set_aside(
+        &mut self,
+        lane: &LaneKey,
+        event: &Event,
+        digest: Arc<str>,
+        reason: Reason,
+        attempts: u32,
+        diagnostics: Option<Box<Diagnostics>>,
+    ) {
+        self.dead_letters.push(DeadLetter {
+            lane: lane.clone(),
+            position: event.position,
+            event_id: event.id.clone(),
+            stream: event.stream.clone(),
+            stream_version: event.version,
+            digest,
+            reason,
+            attempts,
+            diagnostics,
+        });
     }
 }
 
@@ -53,17 +70,24 @@ pub struct DeadLetter {
     pub position: i64,
     /// Its id.
     pub event_id: Box<str>,
+    /// Its stream.
+    pub stream: Box<str>,
+    /// Its version in the stream.
+    pub stream_version: i64,
     /// The version of the code that set it aside, as SHA-256.
     pub digest: Arc<str>,
     /// Why it was set aside.
     pub reason: Reason,
     /// Number of attempts.
     pub attempts: u32,
+    /// What the last attempt left behind, if anything.
+    pub diagnostics: Option<Box<Diagnostics>>,
 }
 
 impl DeadLetter {
     /// Bytes that it holds until the commit.
     pub fn bytes(&self) -> usize {
-        self.event_id.len() + self.reason.message.len()
+        let diagnostics = self.diagnostics.as_ref().map_or(0, |diagnostics| diagnostics.bytes());
+        self.event_id.len() + self.stream.len() + self.reason.message.len() + diagnostics
     }
 }

@@ -372,6 +372,7 @@ mod tests {
         model::{
             effects::{Change, Effects, Halt, HaltAction, Skipped},
             event::Batch,
+            handler::CallFailure,
             ids::ProcessorId,
         },
         scheduler,
@@ -420,9 +421,9 @@ mod tests {
             self: Arc<Self>,
             batch: Arc<Batch>,
             _: Arc<dyn Documents>,
-        ) -> BoxFuture<'static, Result<Effects, Failure>> {
+        ) -> BoxFuture<'static, Result<Effects, CallFailure>> {
             assert!(batch.replaying);
-            Box::pin(async move { self.answer(&batch) })
+            Box::pin(async move { Ok(self.answer(&batch)?) })
         }
 
         fn wall_time(&self) -> Duration {

@@ -65,7 +65,7 @@ pub(super) fn check(
         Ok(change) => check_change(change, descriptor, limits),
         Err(broken) => Err(malformed(broken.to_string())),
     });
-    Ok(Effects { changes: changes.collect::<Result<_, _>>()?, skipped, halted })
+    Ok(Effects { changes: changes.collect::<Result<_, _>>()?, skipped, halted, diagnostics: None })
 }
 
 fn check_change(change: WitChange<'_>, descriptor: &Descriptor, limits: &Limits) -> Result<Change, Reason> {

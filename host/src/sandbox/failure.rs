@@ -1,7 +1,9 @@
 //! The failure of a call, classified by the error that ended it: a refusal by the host, a limit, a
-//! trap, or an unreadable answer.
+//! trap, or an unreadable answer. Also the guest's backtrace, whose names the guest chooses.
 
-use wasmtime::{PoolConcurrencyLimitError, Trap, component::ResourceTableError};
+use std::fmt::{self, Write};
+
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::ResourceTableError};
 
 use super::{limits::WASI_HANDLES, memory::DeniedGrowth, meter::CpuLimitExceeded};
 use crate::model::{
@@ -14,6 +16,11 @@ pub(super) const NO_INSTANCE: &str = "instances";
 
 /// The beginning of the context that the engine adds to the error of a host call.
 const BACKTRACE: &str = "error while executing at wasm backtrace";
+/// Bytes of a function's name in a backtrace. 150: a backtrace of twenty functions, the most that
+/// the engine captures, is within its own bound.
+const NAME_BYTES: usize = 150;
+/// Bytes of an encoded name that is decoded. 1,000: far longer than any that a person reads.
+const ENCODED_BYTES: usize = 1_000;
 
 /// What is known about the end of a call, apart from the engine's error.
 pub(super) struct Evidence {
@@ -63,10 +70,63 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence) -> Failure {
 }
 
 /// The messages of an error and its causes, without the guest's backtrace, which would displace the
-/// rest of a reason.
+/// rest of a reason. Each is cut, so that the engine does not decode the names of a backtrace.
 fn causes(error: &wasmtime::Error) -> String {
-    let messages = error.chain().map(ToString::to_string);
+    let message = |cause| {
+        let mut message = Bounded { text: String::new(), left: REASON_BYTES };
+        // The error is that there is no more room.
+        let _ = write!(message, "{cause}");
+        message.text
+    };
+    let messages = error.chain().map(|cause| message(cause));
     messages.filter(|message| !message.starts_with(BACKTRACE)).collect::<Vec<_>>().join(": ")
+}
+
+/// The guest's functions at the moment of an error, the innermost first, one a line: number, name,
+/// and the place in the component's file. Empty if no code of the guest was running.
+pub(super) fn backtrace(error: &wasmtime::Error) -> String {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let mut lines = String::new();
+    for (number, frame) in backtrace.frames().iter().enumerate() {
+        let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), function_name);
+        let _ = write!(lines, "{number}: {name}");
+        if let Some(offset) = frame.module_offset() {
+            let _ = write!(lines, " at {offset:#x}");
+        }
+        lines.push('\n');
+    }
+    lines
+}
+
+/// A function's name, decoded if a Rust compiler encoded it, on one line and within its bound.
+fn function_name(name: &str) -> String {
+    let mut shown = Bounded { text: String::new(), left: NAME_BYTES };
+    // The error is that there is no more room: what was written stays.
+    let _ = match rustc_demangle::try_demangle(&name[..name.floor_char_boundary(ENCODED_BYTES)]) {
+        Ok(name) => write!(shown, "{name:#}"),
+        Err(_) => shown.write_str(name),
+    };
+    text::one_line(&shown.text).into_owned()
+}
+
+/// A text that ends with an error, and with an ellipsis, once it is longer than it may be.
+struct Bounded {
+    text: String,
+    left: usize,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let kept = &part[..part.floor_char_boundary(self.left)];
+        self.text.push_str(kept);
+        self.left -= kept.len();
+        if kept.len() < part.len() {
+            self.text.push('…');
+            self.left = 0;
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
 }
 
 /// The failure of a guest whose WASI handle the store's table did not accept.
@@ -186,6 +246,23 @@ mod tests {
         let denied = Some(DeniedGrowth::PluginMemory(1));
         let failure = of(&ResourceTableError::Full.into(), Evidence { refused: None, denied, last_words: None });
         assert!(matches!(&failure, Failure::Block(reason) if reason.class == "handle-limit"), "{failure:?}");
+    }
+
+    #[test]
+    fn names_of_functions_are_decoded_bounded_and_on_one_line() {
+        for (name, shown) in [
+            ("_ZN8scripted4ruin4trap17h0123456789abcdefE", "scripted::ruin::trap"),
+            ("_RNvNtCs1234_8scripted4ruin4trap", "scripted::ruin::trap"),
+            ("main.(*cart).total", "main.(*cart).total"),
+            ("a\nb\u{1b}[2J\u{202e}\0", "a b\u{fffd}[2J\u{fffd}\u{fffd}"),
+        ] {
+            assert_eq!(function_name(name), shown);
+        }
+        let long = function_name(&"é".repeat(100_000));
+        assert_eq!(long, "é".repeat(NAME_BYTES / 2) + "…");
+        // Each part of the name refers to the one before twice, so the decoded name doubles.
+        let doubles = "_RMC0".to_owned() + &"TB3_B3_E".repeat(200);
+        assert!(function_name(&doubles).len() <= NAME_BYTES + '…'.len_utf8());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{
     meter::YieldOnce,
     ticker::Ticker,
 };
-use crate::model::handler::Failure;
+use crate::model::{diagnostics::Diagnostics, handler::CallFailure};
 
 /// A store, and its instance once there is one.
 pub(super) struct Guest {
@@ -55,13 +55,18 @@ impl Guest {
         Guest { store, exports: None, ticker: sandbox.ticker.clone() }
     }
 
+    /// The last log lines of the call that ended last.
+    pub(super) fn log_tail(&self) -> Option<Box<Diagnostics>> {
+        Diagnostics::new("", self.store.data().log.lock().tail())
+    }
+
     /// Runs one call with a log of its own, and meters its CPU time.
     pub(super) async fn run<T>(
         &mut self,
         call: Call,
         log: CallLog,
         body: impl AsyncFnOnce(&mut Guest) -> wasmtime::Result<T>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CallFailure> {
         let meter = call.meter.clone();
         let _ticking = self.ticker.begin();
         let state = self.store.data_mut();
@@ -71,7 +76,10 @@ impl Guest {
         let result = meter.measure(body(self)).await;
         let state = self.store.data_mut();
         state.end_log();
-        let result = result.map_err(|error| failure::of(&error, state.evidence()));
+        let result = result.map_err(|error| {
+            let diagnostics = Diagnostics::new(&failure::backtrace(&error), state.log.lock().tail());
+            CallFailure { failure: failure::of(&error, state.evidence()), diagnostics }
+        });
         state.end();
         result
     }

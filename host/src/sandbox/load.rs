@@ -63,7 +63,7 @@ fn describe(sandbox: &Sandbox, pre: &PluginPre<GuestState>) -> Result<v0_1::Desc
             exports.describe(&mut guest.store).await
         }));
         drop(guest);
-        match answer {
+        match answer.map_err(|failed| failed.failure) {
             // Some components have more memories than the one instance that is reserved.
             Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && sandbox.warm.evict(|_| true) => {}
             answer => break answer,

@@ -4,7 +4,8 @@
 //! bounded in number and length. The lines of one tenant are bounded in volume over time, counting
 //! only lines that the log filter lets through. Lines over a bound are counted and dropped, and the
 //! host reports their number once per interval. The last words of a guest are kept, since the
-//! reason of a failure quotes them.
+//! reason of a failure quotes them. So are the last lines of the current call, whether or not they
+//! were let through, for the dead letter of an event that fails.
 
 use std::{
     borrow::Cow,
@@ -14,12 +15,14 @@ use std::{
 };
 
 use super::{bindings::v0_1::logging, limits::Limits, tenants::TenantAccount, usage::RefusalCounts};
-use crate::model::{handler::Reason, ids::TenantId};
+use crate::model::{diagnostics::LOG_TAIL_BYTES, handler::Reason, ids::TenantId};
 
 pub(super) use logging::Level;
 
 /// Bytes of printed errors that a reason can quote. 900: a reason is cut at 1,000 bytes.
 pub(super) const ERRORS_BYTES: usize = 900;
+/// Bytes of one line in the tail of a log. 1,024: the default of limits.log-line-bytes.
+const TAIL_LINE_BYTES: usize = 1_024;
 /// A hint that Rust's runtime prints after each panic. It is useless, as a guest has no
 /// environment. The runtimes of JavaScript and Python print it too, since they are written in Rust.
 const BACKTRACE_HINT: &str = "note: run with `RUST_BACKTRACE=1`";
@@ -33,9 +36,12 @@ impl GuestLog {
         GuestLog(Arc::new(Mutex::new(log)))
     }
 
-    /// Begins the log of a further call.
+    /// Begins the log of a further call. The memory of the tail is used again, and its lines are
+    /// dropped.
     pub(super) fn begin(&self, log: CallLog) {
-        *self.lock() = log;
+        let mut current = self.lock();
+        let tail = current.tail.emptied();
+        *current = CallLog { tail, ..log };
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, CallLog> {
@@ -65,6 +71,54 @@ pub(super) struct CallLog {
     errors_bytes: usize,
     /// Unfinished lines on standard output and standard error.
     printed: [Vec<u8>; 2],
+    tail: LogTail,
+}
+
+/// The last lines of one call. It takes no memory until the guest logs, and then at most
+/// twice [`LOG_TAIL_BYTES`] of text.
+#[derive(Default)]
+struct LogTail(String);
+
+impl LogTail {
+    /// An empty tail in the same memory.
+    fn emptied(&mut self) -> LogTail {
+        self.0.clear();
+        LogTail(std::mem::take(&mut self.0))
+    }
+
+    /// Adds a line. A line break in it is kept, and what follows is indented, so that it does not
+    /// look like a further line.
+    fn push(&mut self, level: Level, context: &str, message: &str) {
+        let name = match level {
+            Level::Trace => "TRACE",
+            Level::Debug => "DEBUG",
+            Level::Info => "INFO",
+            Level::Warn => "WARN",
+            Level::Error => "ERROR",
+            Level::Critical => "CRITICAL",
+        };
+        let separator = if context.is_empty() { "" } else { ": " };
+        for part in [name, " ", beginning(context, TAIL_LINE_BYTES), separator] {
+            self.add(part);
+        }
+        for (number, line) in beginning(message, TAIL_LINE_BYTES).trim_end().split('\n').enumerate() {
+            if number > 0 {
+                self.add("\n  ");
+            }
+            self.add(line);
+        }
+        self.add("\n");
+    }
+
+    /// Adds a part of a line. When there is no more room, all but the last [`LOG_TAIL_BYTES`] are
+    /// dropped at once, so that adding costs little on average.
+    fn add(&mut self, text: &str) {
+        if self.0.len() + text.len() > 2 * LOG_TAIL_BYTES {
+            let from = self.0.ceil_char_boundary(self.0.len() - LOG_TAIL_BYTES);
+            self.0.drain(..from);
+        }
+        self.0.push_str(text);
+    }
 }
 
 impl CallLog {
@@ -81,7 +135,13 @@ impl CallLog {
             errors: VecDeque::new(),
             errors_bytes: 0,
             printed: Default::default(),
+            tail: LogTail::default(),
         }
+    }
+
+    /// The last lines of the call.
+    pub(super) fn tail(&self) -> &str {
+        &self.tail.0
     }
 
     /// The guest's last words: its last line at `critical`, or else its last lines on standard
@@ -99,6 +159,7 @@ impl CallLog {
         if let Level::Critical = level {
             self.critical = Some(self.cut(message).to_string());
         }
+        self.tail.push(level, context, message);
         if self.lines_left == 0 {
             self.dropped = self.dropped.saturating_add(1);
             return;
@@ -220,13 +281,18 @@ impl CallLog {
     }
 
     fn cut<'a>(&self, text: &'a str) -> &'a str {
-        &text[..text.floor_char_boundary(self.line_bytes)]
+        beginning(text, self.line_bytes)
     }
+}
+
+fn beginning(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::diagnostics::Diagnostics;
 
     fn printed(bytes: &str) -> Option<String> {
         let mut log = CallLog::new(None, false, &Limits::default());
@@ -254,6 +320,36 @@ mod tests {
         assert!(kept.ends_with("\nline 498\nline 499"), "{kept}");
         let long = printed(&format!("before\n{}", "é".repeat(5_000))).unwrap();
         assert_eq!(long, "é".repeat(ERRORS_BYTES / 2), "the beginning of the last line");
+    }
+
+    #[test]
+    fn the_tail_has_the_last_lines_of_one_call() {
+        let log = GuestLog::new(CallLog::new(None, false, &Limits { log_lines: 1, ..Limits::default() }));
+        log.lock().line("p", Level::Debug, "prices", "first\nsecond\n");
+        log.lock().print("p", Level::Warn, b"no line break");
+        log.lock().end_lines("p");
+        assert_eq!(log.lock().tail(), "DEBUG prices: first\n  second\nWARN stderr: no line break\n");
+        let memory = log.lock().tail.0.as_ptr();
+        log.begin(CallLog::new(None, false, &Limits::default()));
+        assert_eq!(log.lock().tail(), "");
+        log.lock().line("p", Level::Critical, "", "only");
+        assert_eq!(log.lock().tail(), "CRITICAL only\n");
+        assert_eq!(log.lock().tail.0.as_ptr(), memory, "the memory is used again");
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_its_last_lines_are_whole() {
+        let mut log = CallLog::new(None, false, &Limits { log_line_bytes: 16 << 10, ..Limits::default() });
+        for number in 0..500 {
+            log.line("p", Level::Info, &"c".repeat(9_000), &format!("{number} {}", "é\n".repeat(9_000)));
+            assert!(log.tail().len() <= 2 * LOG_TAIL_BYTES && log.tail.0.capacity() <= 4 * LOG_TAIL_BYTES);
+        }
+        for number in 0..500 {
+            log.line("p", Level::Info, "", &format!("line {number}"));
+        }
+        let kept = Diagnostics::new("", log.tail()).unwrap().log_tail;
+        assert!(kept.len() <= LOG_TAIL_BYTES && kept.len() > LOG_TAIL_BYTES - 20, "{kept}");
+        assert!(kept.starts_with("…\nINFO line ") && kept.ends_with("\nINFO line 498\nINFO line 499\n"), "{kept}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
 use crate::model::{
     effects::Effects,
     event::Batch,
-    handler::{BoxFuture, CallPermit, Documents, Failure, Handler, LogRoom},
+    handler::{BoxFuture, CallFailure, CallPermit, Documents, Failure, Handler, LogRoom},
     ids::TenantId,
     spec::Descriptor,
 };
@@ -69,7 +69,11 @@ impl Plugin {
         StoreOwner { plugin: self.number, tenant: tenant.clone() }
     }
 
-    async fn project(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+    async fn project(
+        self: Arc<Self>,
+        batch: Arc<Batch>,
+        documents: Arc<dyn Documents>,
+    ) -> Result<Effects, CallFailure> {
         let watch = self.sandbox.refusals.watch(batch.lane.tenant.clone());
         let result = self.lend_and_call(&batch, documents).await;
         watch.end(&result);
@@ -80,24 +84,28 @@ impl Plugin {
     /// single event that fails in a warm store gets a second call in a fresh one. A guest that
     /// leaks memory over calls, or has corrupted its state, must not block the lane at that event.
     /// A larger batch needs no second call, since it is halved and retried anyway.
-    async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+    async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, CallFailure> {
         let (warm, tenant) = (&self.sandbox.warm, self.sandbox.tenants.of(&batch.lane.tenant));
         let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllStoresLent| failure::no_instance())?;
         let effects = loop {
             let is_last_chance = !loan.is_warm() || batch.events.len() > 1;
             let guest = loan.get_or_make(|| self.guest(tenant.clone()));
             let answer = self.call(guest, batch, tenant.clone(), documents.clone()).await.and_then(|answer| {
-                answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits)
-                    .map_err(Failure::Block)
+                let checked = answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits);
+                match checked {
+                    Ok(effects) if effects.skipped.is_empty() && effects.halted.is_none() => Ok(effects),
+                    Ok(effects) => Ok(Effects { diagnostics: guest.log_tail(), ..effects }),
+                    Err(reason) => Err(CallFailure { failure: Failure::Block(reason), diagnostics: guest.log_tail() }),
+                }
             });
-            match answer {
+            match answer.as_ref().map_err(|failed| &failed.failure) {
                 // The pool had room for a store but not for all of its parts; some components
                 // have many.
                 Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.evict(|_| true) => {
                     loan.discard()
                 }
                 Err(Failure::Block(_)) if !is_last_chance => loan.discard(),
-                answer => break answer,
+                _ => break answer,
             }
         }?;
         // A guest that halted has stopped within a batch, so its memory may reflect events that it
@@ -127,7 +135,7 @@ impl Plugin {
         batch: &Batch,
         tenant: Arc<TenantAccount>,
         documents: Arc<dyn Documents>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, CallFailure> {
         let limits = &self.sandbox.limits;
         let (call, log) = (Call::of(documents, limits), CallLog::new(Some(tenant), batch.replaying, limits));
         let body = async |guest: &mut Guest| {
@@ -146,7 +154,7 @@ impl Handler for Plugin {
         self: Arc<Self>,
         batch: Arc<Batch>,
         documents: Arc<dyn Documents>,
-    ) -> BoxFuture<'static, Result<Effects, Failure>> {
+    ) -> BoxFuture<'static, Result<Effects, CallFailure>> {
         Box::pin(self.project(batch, documents))
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::model::{
-    handler::{Failure, Reason},
+    handler::{CallFailure, Failure, Reason},
     ids::TenantId,
 };
 
@@ -105,9 +105,9 @@ pub(super) struct CallWatch<'a> {
 
 impl CallWatch<'_> {
     /// Records that the call ended.
-    pub(super) fn end<T>(mut self, result: &Result<T, Failure>) {
+    pub(super) fn end<T>(mut self, result: &Result<T, CallFailure>) {
         self.ended = true;
-        if let Err(Failure::Block(reason) | Failure::Retry(reason)) = result {
+        if let Err(CallFailure { failure: Failure::Block(reason) | Failure::Retry(reason), .. }) = result {
             self.refusals.add_for(Some(&self.tenant), 1, || reason.clone());
         }
     }

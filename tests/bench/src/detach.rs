@@ -20,7 +20,7 @@ use sandmill::{
     model::{
         effects::{Change, Effects},
         event::Batch,
-        handler::{BoxFuture, Documents, Failure, Handler, Reason},
+        handler::{BoxFuture, CallFailure, Documents, Failure, Handler, Reason},
         ids::{CollectionName, ProcessorId},
         spec::ProcessorSpec,
     },
@@ -238,8 +238,8 @@ impl Handler for Ledger {
         self: Arc<Self>,
         batch: Arc<Batch>,
         documents: Arc<dyn Documents>,
-    ) -> BoxFuture<'static, Result<Effects, Failure>> {
-        Box::pin(self.fold(batch, documents))
+    ) -> BoxFuture<'static, Result<Effects, CallFailure>> {
+        Box::pin(async move { Ok(self.fold(batch, documents).await?) })
     }
 
     fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use sandmill::model::{
     effects::{Change, Effects, Skipped},
     event::Batch,
-    handler::{BoxFuture, Documents, Failure, Handler, Reason},
+    handler::{BoxFuture, CallFailure, Documents, Failure, Handler, Reason},
     ids::CollectionName,
 };
 use serde::{Deserialize, Serialize};
@@ -124,8 +124,8 @@ impl Handler for Carts {
         self: Arc<Self>,
         batch: Arc<Batch>,
         documents: Arc<dyn Documents>,
-    ) -> BoxFuture<'static, Result<Effects, Failure>> {
-        Box::pin(self.fold(batch, documents))
+    ) -> BoxFuture<'static, Result<Effects, CallFailure>> {
+        Box::pin(async move { Ok(self.fold(batch, documents).await?) })
     }
 
     fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {

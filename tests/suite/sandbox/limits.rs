@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 /// One call with several events.
 async fn call_with(plugin: &Arc<Plugin>, data: &[Value]) -> Result<Effects, Failure> {
-    plugin.clone().handle(batch("t", "lane", data), Arc::new(NoDocuments)).await
+    plugin.clone().handle(batch("t", "lane", data), Arc::new(NoDocuments)).await.map_err(|failed| failed.failure)
 }
 
 /// The full reason of a failed call.
@@ -232,6 +232,7 @@ async fn a_read_over_the_guests_memory_limit_is_refused() {
     let plugin = load(&sandbox, "scripted");
     let streams: Vec<Value> = (0..2_000).map(|stream| json!({"stream": stream.to_string()})).collect();
     let answer = plugin.handle(batch("t", "lane", &streams), Arc::new(Huge)).await;
+    let answer = answer.map_err(|failed| failed.failure);
     let expected =
         "memory-limit: read 2001 MiB of documents in one call, more than the 64 MiB of its memory (limits.memory-mib)";
     assert_eq!(reason(answer), expected);
@@ -243,7 +244,7 @@ async fn a_read_of_too_many_documents_is_refused() {
     let sandbox = sandbox(Limits { reads: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let streams = |count: usize| -> Vec<Value> { (0..count).map(|n| json!({"stream": n.to_string()})).collect() };
-    let answer = plugin.clone().handle(batch("t", "lane", &streams(3)), Arc::new(NoDocuments)).await;
+    let answer = call_with(&plugin, &streams(3)).await;
     assert_eq!(reason(answer), "reads-limit: asked for 3 documents in one call, more than the 2 of limits.reads");
 }
 

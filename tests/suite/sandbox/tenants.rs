@@ -79,7 +79,7 @@ async fn an_instance_that_traps_after_a_thousand_events_is_replaced_by_a_fresh_o
     let events = |count: usize| vec![later(); count];
     let handle = async |count| {
         let documents = Arc::new(sandmill_tests::calls::NoDocuments);
-        plugin.clone().handle(batch("a", "lane", &events(count)), documents).await
+        plugin.clone().handle(batch("a", "lane", &events(count)), documents).await.map_err(|failed| failed.failure)
     };
     assert!(handle(999).await.is_ok());
     assert!(handle(1).await.is_ok(), "the thousandth event of the instance is the first of the next one");

@@ -3,7 +3,7 @@
 use super::CommitTransaction;
 use crate::{
     db::Error,
-    model::ids::LaneKey,
+    model::{diagnostics::Diagnostics, ids::LaneKey},
     processor::outcome::{DeadLetter, Outcome},
 };
 
@@ -18,10 +18,16 @@ impl CommitTransaction<'_> {
         let keys: Vec<&str> = letters.iter().map(|l| &*l.lane.key).collect();
         let positions: Vec<i64> = letters.iter().map(|l| l.position).collect();
         let ids: Vec<&str> = letters.iter().map(|l| &*l.event_id).collect();
+        let streams: Vec<&str> = letters.iter().map(|l| &*l.stream).collect();
+        let versions: Vec<i64> = letters.iter().map(|l| l.stream_version).collect();
         let digests: Vec<&str> = letters.iter().map(|l| &*l.digest).collect();
         let classes: Vec<&str> = letters.iter().map(|l| l.reason.class.as_str()).collect();
         let messages: Vec<&str> = letters.iter().map(|l| l.reason.message.as_str()).collect();
         let attempts: Vec<i32> = letters.iter().map(|l| i32::try_from(l.attempts).unwrap_or(i32::MAX)).collect();
+        let diagnostics = |text: fn(&Diagnostics) -> &str| -> Vec<&str> {
+            letters.iter().map(|l| l.diagnostics.as_deref().map_or("", text)).collect()
+        };
+        let (backtraces, log_tails) = (diagnostics(|d| &d.backtrace), diagnostics(|d| &d.log_tail));
         self.session
             .execute(
                 &self.statements.dead_letters,
@@ -33,9 +39,13 @@ impl CommitTransaction<'_> {
                     &keys,
                     &positions,
                     &ids,
+                    &streams,
+                    &versions,
                     &classes,
                     &messages,
                     &attempts,
+                    &backtraces,
+                    &log_tails,
                 ],
             )
             .await?;

@@ -3,7 +3,7 @@
 -- $1 text         processor; null = all
 -- $2 text         tenant; null = all
 -- $3 text         class; null = all
--- $4 timestamptz  earliest time at which they were set aside; null = any
+-- $4 timestamptz  earliest time at which they were last set aside; null = any
 -- $5 bigint       maximum
 select count(*)
 from (
@@ -15,7 +15,7 @@ from (
     where d.processor = g.processor and d.generation = g.generation
       and ($2::text is null or d.tenant = $2::text)
       and ($3::text is null or d.class = $3::text)
-      and ($4::timestamptz is null or d.dead_since >= $4::timestamptz)
+      and ($4::timestamptz is null or d.last_at >= $4::timestamptz)
     limit $5::bigint
   ) d
   where g.state = 'serving' and ($1::text is null or g.processor = $1::text)

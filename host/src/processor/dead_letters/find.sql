@@ -3,8 +3,8 @@
 --
 -- $1 text    processor
 -- $2 bigint  position
-select d.processor, d.tenant, d.lane_key, d.position, d.event_id, d.class, d.message, d.digest, d.attempts, d.dead_since,
-       p.plugin, p.digest, p.version
+select d.processor, d.tenant, d.lane_key, d.position, d.event_id, d.class, d.message, d.digest, d.attempts, d.first_at, d.last_at,
+       d.stream, d.stream_version, d.backtrace, d.log_tail, p.plugin, p.digest, p.version
 from sandmill.generations g
 join sandmill.dead_letters d on d.processor = g.processor and d.generation = g.generation
 join sandmill.processors p on p.id = g.processor
