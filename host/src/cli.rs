@@ -7,6 +7,7 @@
 //! `AFTER_HELP` documents the exit codes.
 
 mod append;
+mod audit;
 mod compile_component;
 mod completions;
 mod config;
@@ -21,6 +22,7 @@ mod help;
 mod import;
 mod live;
 mod migrate;
+mod operator;
 mod output;
 mod plugin;
 mod plugins;
@@ -89,6 +91,8 @@ Environment:
                    lists all settings
   SANDMILL_LOG     the log level: off, error, warn, info (default), debug or trace; PART=LEVEL for
                    one part, as in warn,sandmill::guest=debug
+  SANDMILL_OPERATOR
+                   who runs the command, for `sandmill audit` [default: the user and the host]
   NO_COLOR         disables colours; they are off anyway when the output is not a terminal";
 
 /// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
@@ -126,6 +130,7 @@ enum Command {
     Plugins(plugins::PluginsArgs),
     Processors(processors::ProcessorsArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    Audit(audit::AuditArgs),
     Documents(documents::DocumentsArgs),
     Pause(resume::PauseArgs),
     Resume(resume::ResumeArgs),
@@ -253,6 +258,7 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
                 Command::Plugins(args) => plugins::run(args, &db).await,
                 Command::Processors(args) => processors::run(args, &db).await,
                 Command::DeadLetters(args) => dead_letters::run(args, &db).await,
+                Command::Audit(args) => audit::run(args, &db).await,
                 Command::Documents(args) => documents::run(args, &db).await,
                 Command::Pause(args) => resume::pause(args, &db).await,
                 Command::Resume(args) => resume::run(args, &db).await,

@@ -124,7 +124,8 @@ pub struct Sources<'a> {
 /// The optional file that is read when none is named.
 const DEFAULT_FILE: &str = "sandmill.toml";
 /// Environment variables of Sandmill that are not settings.
-const NOT_SETTINGS: [&str; 4] = ["SANDMILL_CONFIG", "SANDMILL_LOG", "SANDMILL_PG_BIN", "SANDMILL_FAILPOINT"];
+const NOT_SETTINGS: [&str; 5] =
+    ["SANDMILL_CONFIG", "SANDMILL_LOG", "SANDMILL_OPERATOR", "SANDMILL_PG_BIN", "SANDMILL_FAILPOINT"];
 
 impl Config {
     /// Reads and checks all sources.

@@ -5,6 +5,7 @@
 //! hundreds, share those of a [`pool`]. A session names its purpose in `application_name`, so that
 //! an operator sees in `pg_stat_activity` which part of the host does what.
 
+pub mod audit;
 pub mod embedded;
 pub mod grants;
 pub mod migrate;

@@ -407,6 +407,6 @@ impl Database {
     /// Resumes lanes of a processor, as `sandmill resume` does.
     pub async fn resume_lanes(&self, processor: &str, tenant: Option<&str>) -> u64 {
         let session = self.db.connect("test").await.expect("connect");
-        lane_checkpoints::resume(&session, processor, tenant, None).await.expect("resume")
+        lane_checkpoints::resume(&*session, processor, tenant, None).await.expect("resume")
     }
 }

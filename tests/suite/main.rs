@@ -2,6 +2,8 @@
 
 // Databases that are restored into another cluster.
 mod anchors;
+// The record of operators' changes.
+mod audit;
 // Checks and tests of plugins without a database, for authors.
 mod authors;
 // Very many lanes that need attention.

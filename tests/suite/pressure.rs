@@ -175,7 +175,7 @@ async fn a_paused_processor_leaves_the_lockstep_and_returns_when_it_is_resumed()
     let host = NativeHost::start_all(&database, foldings, &["processor.page-events=10", &one, &two]).await;
     until_counted(&database, &["one_log", "two_log"]).await;
     let session = database.db.connect("test").await.unwrap();
-    assert!(pauses::pause(&session, "one", None, None).await.unwrap());
+    assert!(pauses::pause(&*session, "one", None, None).await.unwrap());
     // Until the host has noticed the pause, the second is at most a page ahead of the first.
     eventually("the second continues alone", async || {
         database.append("a", "s", &vec![json!({}); 10]).await;
@@ -188,7 +188,7 @@ async fn a_paused_processor_leaves_the_lockstep_and_returns_when_it_is_resumed()
     assert_eq!(counted(&session, "one_log", "= 'b'").await, 0);
 
     // After the resume the first continues up to the gate.
-    pauses::lift(&session, "one", None, None).await.unwrap();
+    pauses::lift(&*session, "one", None, None).await.unwrap();
     let held = eventually("the second waits for the first", async || {
         database.append("a", "s", &[json!({})]).await;
         database.status("two").await?.held

@@ -241,12 +241,12 @@ async fn a_fixed_plugin_leaves_a_paused_lane_waiting() {
     };
     until_state("blocked").await;
     let session = database.db.connect("test").await.unwrap();
-    assert!(pauses::pause(&session, "scripted", Some("acme"), None).await.unwrap());
+    assert!(pauses::pause(&*session, "scripted", Some("acme"), None).await.unwrap());
     put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     until_state("paused").await;
     assert_eq!(versions(&database, "s").await, []);
-    assert_eq!(pauses::lift(&session, "scripted", Some("acme"), None).await.unwrap(), 1);
+    assert_eq!(pauses::lift(&*session, "scripted", Some("acme"), None).await.unwrap(), 1);
     until_versions(&database, "s", &[(GOOD[2], 3)]).await;
     host.stop().await;
     assert_log(&database, "scripted_log", EVERY_EVENT).await;

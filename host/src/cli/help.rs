@@ -25,6 +25,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
             "pause",
             "resume",
             "dead-letters",
+            "audit",
             "documents",
         ],
     ),

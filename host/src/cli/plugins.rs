@@ -5,15 +5,20 @@ use std::{process::ExitCode, time::SystemTime};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     database::{connect, with_remedy},
+    operator,
     output::{self, OutputStyle, Tone},
     status::age,
     table::{Cell, Column, Table},
 };
 use crate::{
-    db::{Db, Session},
+    db::{
+        Db, Error, Session, Transaction,
+        audit::{self, AuditEntry},
+    },
     model::{ids::ProcessorId, text},
     plugins::{
         folder::Problem,
@@ -171,7 +176,7 @@ struct HistoryJson<'a> {
 
 /// Runs the command.
 pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let session = connect(db, "plugins").await?;
+    let mut session = connect(db, "plugins").await?;
     match args.command {
         None => {
             let plugins = history::list(&session).await.map_err(|error| with_remedy(&error))?;
@@ -203,9 +208,9 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
             let style = OutputStyle::stdout();
             output::print(&format!("{}\n{}", show(&[listed], style, SystemTime::now()), show_past(&past, style)))?;
         }
-        Some(PluginsCommand::Rollback(args)) => roll_back(&session, args).await?,
+        Some(PluginsCommand::Rollback(args)) => roll_back(&mut session, args).await?,
         Some(PluginsCommand::Retry(args)) => {
-            let released = history::release_holds(&session, &args.plugin).await.map_err(|error| with_remedy(&error))?;
+            let released = retry(&mut session, &args.plugin).await.map_err(|error| with_remedy(&error))?;
             if released == 0 {
                 bail!("no version of {} is rolled back; there is nothing to retry", args.plugin);
             }
@@ -233,8 +238,41 @@ async fn past(session: &Session, plugin: &str, limit: i64) -> anyhow::Result<Vec
     Ok(past)
 }
 
+/// Lets the versions of a plugin that were rolled back run again. Returns their number.
+async fn retry(session: &mut Session, plugin: &str) -> Result<u64, Error> {
+    let listed = history::list(session).await?;
+    let processor = listed.iter().find(|listed| listed.plugin == plugin).and_then(processor_of);
+    let transaction = session.client_mut().transaction().await?;
+    let released = history::release_holds(&transaction, plugin).await?;
+    if released > 0 {
+        let details = json!({ "plugin": plugin, "versions": released });
+        record(&transaction, "plugins retry", plugin, processor.as_ref(), details).await?;
+    }
+    transaction.commit().await?;
+    Ok(released)
+}
+
+/// The processor that a plugin runs or ran as, if it is known.
+fn processor_of(listed: &PluginStatus) -> Option<ProcessorId> {
+    ProcessorId::parse(&listed.processor).ok()
+}
+
+/// Records a change to a plugin in the audit log.
+async fn record(
+    transaction: &Transaction<'_>,
+    command: &str,
+    plugin: &str,
+    processor: Option<&ProcessorId>,
+    details: Value,
+) -> Result<(), Error> {
+    let who = operator::name();
+    // A plugin in the folder of a tenant is the tenant's, even if it never ran.
+    let tenant = plugin.split_once('/').map(|(tenant, _)| tenant);
+    audit::record(transaction, &AuditEntry { processor, tenant, details, ..AuditEntry::new(&who, command) }).await
+}
+
 /// Rolls back to the version before the running one, if there is one.
-async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> {
+async fn roll_back(session: &mut Session, args: RollbackArgs) -> anyhow::Result<()> {
     let running = one(session, &args.plugin).await?;
     if !running.runs() {
         bail!("{} is not running, so it cannot be rolled back", args.plugin);
@@ -251,7 +289,7 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     let Some((before, is_stored)) = before else {
         bail!("no earlier version of {} is available; put the version to run into the plugins folder", args.plugin);
     };
-    history::add_hold(session, &hold).await.map_err(|error| with_remedy(&error))?;
+    hold_back(session, &hold, &before, processor_of(&running).as_ref()).await.map_err(|error| with_remedy(&error))?;
     let after = if is_stored {
         "its bytes are in the database, so it also runs after a restart"
     } else {
@@ -268,6 +306,22 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Holds a version back in favour of an earlier one.
+async fn hold_back(
+    session: &mut Session,
+    hold: &VersionHold,
+    before: &str,
+    processor: Option<&ProcessorId>,
+) -> Result<(), Error> {
+    let VersionHold { plugin, digest, reason } = hold;
+    let transaction = session.client_mut().transaction().await?;
+    if history::add_hold(&transaction, hold).await? {
+        let details = json!({ "plugin": plugin, "from": digest, "to": before, "reason": reason });
+        record(&transaction, "plugins rollback", plugin, processor, details).await?;
+    }
+    transaction.commit().await
+}
+
 /// The version to roll back to, and whether its bytes are stored; none if the host cannot run it. A
 /// version that was swapped out since the processor started is still in the host's memory. Any
 /// other version is looked up as the host does.
@@ -275,7 +329,7 @@ async fn before(
     session: &Session,
     rolled_back: &VersionHold,
     swap: Option<&HistoryEntry>,
-) -> Result<Option<(String, bool)>, crate::db::Error> {
+) -> Result<Option<(String, bool)>, Error> {
     let VersionHold { plugin, digest, .. } = rolled_back;
     let before = match swap {
         Some(swap) => Some(swap.replaced.clone()),

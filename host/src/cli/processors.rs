@@ -4,15 +4,17 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     database::{connect, with_remedy},
+    operator,
     output::{self, OutputStyle, Tone, count},
     table::{Cell, Column, Table},
 };
 use crate::{
     cluster::host_lock,
-    db::{Db, Error, Session},
+    db::{Db, Error, Session, audit::AuditEntry},
     model::{ids::ProcessorId, nearest::nearest},
     plugins::history::{self, PluginStatus},
     processor::{
@@ -352,7 +354,13 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
     if !lost.is_empty() && !yes {
         bail!("removing {id} loses {}; to confirm, add --yes", lost.join(" and "));
     }
-    removal::release(&mut session, &id).await?;
+    let details = json!({
+        "documents": if drops { "dropped" } else { "kept" }, "deadLetters": remains.dead_letters,
+        "lanes": remains.lanes, "pauses": remains.pauses, "sheds": remains.sheds,
+    });
+    let who = operator::name();
+    let entry = AuditEntry { processor: Some(&id), details, ..AuditEntry::new(&who, "processors remove") };
+    removal::release(&mut session, &id, &entry).await?;
     if drops {
         removal::drop_kept(&mut session, &id).await.map_err(|error| {
             anyhow::anyhow!(

@@ -3,15 +3,19 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     database::{connect, with_remedy},
+    operator,
     output::{self, count},
     processors::check_known,
 };
 use crate::{
-    db::Db,
+    db::{
+        Db, Error, Session, Transaction,
+        audit::{self, AuditEntry},
+    },
     model::{ids::ProcessorId, text},
     processor::{lane_checkpoints, pauses},
     store,
@@ -83,17 +87,45 @@ impl PauseScope {
     fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
+
+    /// Lifts pauses and resumes lanes. Returns the numbers of both.
+    async fn resume(&self, session: &mut Session) -> Result<(u64, u64), Error> {
+        let processor = self.processor.as_str();
+        let transaction = session.client_mut().transaction().await?;
+        let lifted = pauses::lift(&transaction, processor, self.tenant(), self.key()).await?;
+        let resumed = lane_checkpoints::resume(&transaction, processor, self.tenant(), self.key()).await?;
+        if lifted + resumed > 0 {
+            self.record(&transaction, "resume", json!({ "pausesLifted": lifted, "lanesResumed": resumed })).await?;
+        }
+        transaction.commit().await?;
+        Ok((lifted, resumed))
+    }
+
+    /// Pauses the scope. Returns whether that was not paused before.
+    async fn pause(&self, session: &mut Session) -> Result<bool, Error> {
+        let transaction = session.client_mut().transaction().await?;
+        let changed = pauses::pause(&transaction, self.processor.as_str(), self.tenant(), self.key()).await?;
+        if changed {
+            self.record(&transaction, "pause", json!({})).await?;
+        }
+        transaction.commit().await?;
+        Ok(changed)
+    }
+
+    async fn record(&self, transaction: &Transaction<'_>, command: &str, details: Value) -> Result<(), Error> {
+        let (who, tenant, key) = (operator::name(), self.tenant(), self.key());
+        let processor = Some(&self.processor);
+        audit::record(transaction, &AuditEntry { processor, tenant, key, details, ..AuditEntry::new(&who, command) })
+            .await
+    }
 }
 
 /// Runs `sandmill resume`.
 pub(super) async fn run(ResumeArgs { scope, json }: ResumeArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let session = connect(db, "resume").await?;
+    let mut session = connect(db, "resume").await?;
     check_known(&session, &scope.processor).await?;
     let processor = &scope.processor;
-    let lifted = pauses::lift(&session, processor.as_str(), scope.tenant(), scope.key()).await;
-    let lifted = lifted.map_err(|error| with_remedy(&error))?;
-    let resumed = lane_checkpoints::resume(&session, processor.as_str(), scope.tenant(), scope.key()).await;
-    let resumed = resumed.map_err(|error| with_remedy(&error))?;
+    let (lifted, resumed) = scope.resume(&mut session).await.map_err(|error| with_remedy(&error))?;
     let left = pauses::read(&session, processor).await.map_err(|error| with_remedy(&error))?;
     let still_paused = left.into_iter().find(|pause| pause.covers_processor()).map(|pause| pause.reason.message);
     if json {
@@ -119,10 +151,9 @@ pub(super) async fn run(ResumeArgs { scope, json }: ResumeArgs, db: &Db) -> anyh
 
 /// Runs `sandmill pause`.
 pub(super) async fn pause(PauseArgs { scope, json }: PauseArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let session = connect(db, "pause").await?;
+    let mut session = connect(db, "pause").await?;
     check_known(&session, &scope.processor).await?;
-    let changed = pauses::pause(&session, scope.processor.as_str(), scope.tenant(), scope.key()).await;
-    let changed = changed.map_err(|error| with_remedy(&error))?;
+    let changed = scope.pause(&mut session).await.map_err(|error| with_remedy(&error))?;
     let PauseScope { processor, tenant, key } = &scope;
     if let Some(tenant) = tenant
         && !store::knows_tenant(&session, tenant).await.map_err(|error| with_remedy(&error))?

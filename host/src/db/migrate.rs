@@ -103,6 +103,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0027_shares_and_generations"),
     migration!("0028_dead_letters_by_tenant"),
     migration!("0029_letter_contents"),
+    migration!("0030_audit"),
 ];
 
 /// Former checksums: SHA-256 of the full text of each migration, comments included. Databases were

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use super::folder::Problem;
 pub use crate::rollout::dry_run::DryRunReport;
 use crate::{
-    db::{Error, Session, types::ToSql},
+    db::{Error, GenericClient, Session, types::ToSql},
     model::ids::ProcessorId,
     processor::code::VersionStats,
 };
@@ -248,14 +248,14 @@ pub async fn holds(session: &Session) -> Result<Vec<VersionHold>, Error> {
 }
 
 /// Holds a version back. Returns whether it was not held before.
-pub async fn add_hold(session: &Session, hold: &VersionHold) -> Result<bool, Error> {
+pub async fn add_hold(client: &impl GenericClient, hold: &VersionHold) -> Result<bool, Error> {
     let sql = "insert into sandmill.plugin_holds (plugin, digest, reason) values ($1, $2, $3) on conflict do nothing";
-    Ok(session.execute(sql, &[&hold.plugin, &hold.digest, &hold.reason]).await? > 0)
+    Ok(client.execute(sql, &[&hold.plugin, &hold.digest, &hold.reason]).await? > 0)
 }
 
 /// Releases all versions of a plugin; returns how many were held back.
-pub async fn release_holds(session: &Session, plugin: &str) -> Result<u64, Error> {
-    session.execute("delete from sandmill.plugin_holds where plugin = $1", &[&plugin]).await
+pub async fn release_holds(client: &impl GenericClient, plugin: &str) -> Result<u64, Error> {
+    client.execute("delete from sandmill.plugin_holds where plugin = $1", &[&plugin]).await
 }
 
 /// The state of one plugin.

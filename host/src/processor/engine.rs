@@ -259,8 +259,8 @@ impl<'a> Engine<'a> {
 
     /// Pauses the processor until an operator resumes it.
     async fn pause(&mut self, decisions: &Decisions) -> Result<(), TermEnded> {
-        let session = self.commits.committer.session().await?;
-        let paused = pauses::pause(&session, self.id.as_str(), None, None).await;
+        let mut session = self.commits.committer.session().await?;
+        let paused = pauses::pause_by_policy(&mut session.session, self.id).await;
         if paused.map_err(|e| anyhow::anyhow!(describe(&e)))? {
             tracing::warn!(processor = %self.id, "paused by its failure policy; fix the cause, then run `sandmill resume {}`", self.id);
         }

@@ -12,7 +12,7 @@
 use std::time::SystemTime;
 
 use crate::{
-    db::{Error, Row, Session},
+    db::{Error, GenericClient, Row, Session},
     model::{
         cursor::Progress,
         handler::Reason,
@@ -181,8 +181,13 @@ fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
 
 /// Resumes waiting lanes of the serving generation: all of a processor, those of one tenant, or one
 /// lane. Returns their number.
-pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
-    session.execute(include_str!("lane_checkpoints/resume.sql"), &[&processor, &tenant, &key]).await
+pub async fn resume(
+    client: &impl GenericClient,
+    processor: &str,
+    tenant: Option<&str>,
+    key: Option<&str>,
+) -> Result<u64, Error> {
+    client.execute(include_str!("lane_checkpoints/resume.sql"), &[&processor, &tenant, &key]).await
 }
 
 /// Takes lanes of a share that were [resumed](resume): each is returned once. Also returns whether

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use crate::{
-    db::{Error, Session},
+    db::{
+        Error, GenericClient, Session,
+        audit::{self, AuditEntry},
+    },
     model::{
         handler::Reason,
         ids::{LaneKey, ProcessorId},
@@ -59,14 +62,37 @@ pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<Paus
 }
 
 /// Pauses a processor, a tenant of it, or a lane. Returns whether that was not paused before.
-pub async fn pause(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
+pub async fn pause(
+    client: &impl GenericClient,
+    processor: &str,
+    tenant: Option<&str>,
+    key: Option<&str>,
+) -> Result<bool, Error> {
     let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&processor, &tenant.unwrap_or(""), &key.unwrap_or("")];
-    Ok(session.execute(include_str!("pauses/put.sql"), &params).await? > 0)
+    Ok(client.execute(include_str!("pauses/put.sql"), &params).await? > 0)
+}
+
+/// Pauses a processor on behalf of its failure policy, and records it in the audit log. Returns
+/// whether it was not paused before.
+pub(super) async fn pause_by_policy(session: &mut Session, processor: &ProcessorId) -> Result<bool, Error> {
+    let transaction = session.client_mut().transaction().await?;
+    let paused = pause(&transaction, processor.as_str(), None, None).await?;
+    if paused {
+        let entry = AuditEntry { processor: Some(processor), ..AuditEntry::new("failure policy", "pause") };
+        audit::record(&transaction, &entry).await?;
+    }
+    transaction.commit().await?;
+    Ok(paused)
 }
 
 /// Lifts pauses: all of a processor, or those of a tenant or a lane. Returns their number.
-pub async fn lift(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
-    session.execute(include_str!("pauses/lift.sql"), &[&processor, &tenant, &key]).await
+pub async fn lift(
+    client: &impl GenericClient,
+    processor: &str,
+    tenant: Option<&str>,
+    key: Option<&str>,
+) -> Result<u64, Error> {
+    client.execute(include_str!("pauses/lift.sql"), &[&processor, &tenant, &key]).await
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@
 
 use crate::{
     cluster::host_lock,
-    db::{Error, GenericClient, Session, describe},
+    db::{
+        Error, GenericClient, Session,
+        audit::{self, AuditEntry},
+        describe,
+    },
     model::ids::ProcessorId,
 };
 
@@ -81,8 +85,9 @@ pub async fn find(session: &Session, id: &ProcessorId) -> Result<Option<Processo
     Ok((remains.known || !remains.collections.is_empty()).then_some(remains))
 }
 
-/// Removes a processor and keeps its documents. Fails while a host runs it.
-pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), RemovalError> {
+/// Removes a processor and keeps its documents. Fails while a host runs it. The removal is recorded
+/// in the audit log.
+pub async fn release(session: &mut Session, id: &ProcessorId, entry: &AuditEntry<'_>) -> Result<(), RemovalError> {
     let transaction = session.client_mut().transaction().await?;
     // A concurrent registration waits for this row, and then finds none.
     transaction.execute("select from sandmill.processors where id = $1 for update", &[&id.as_str()]).await?;
@@ -94,6 +99,7 @@ pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), Remo
     // The earlier versions of a plugin that is gone are forgotten too. A host deletes their files.
     let forget = "delete from sandmill.plugins where processor = $1 and gone_since is not null";
     transaction.execute(forget, &[&id.as_str()]).await?;
+    audit::record(&transaction, entry).await?;
     transaction.commit().await?;
     Ok(())
 }

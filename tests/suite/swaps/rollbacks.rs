@@ -34,6 +34,16 @@ async fn an_upgrade_by_a_start_is_rolled_back_while_the_host_runs() {
     until_first_version_handles_an_event(&database).await;
     let nothing = command(&database, &["rollback", "scripted"]).await.unwrap_err();
     assert!(nothing.contains("no earlier version of"), "a rolled-back version does not count: {nothing}");
+    let session = database.db.connect("test").await.unwrap();
+    let records = "select json_build_array(command, processor, tenant, details) from sandmill.audit";
+    let records = session.query(records, &[]).await.unwrap();
+    let records: Vec<serde_json::Value> = records
+        .iter()
+        .map(|row| serde_json::from_str(row.get::<_, sandmill::db::JsonText<'_>>(0).0).unwrap())
+        .collect();
+    let [first, second] = [&started[0].digest, &started[1].digest];
+    let details = json!({"plugin": "scripted", "from": second, "to": first, "reason": "manual rollback"});
+    assert_eq!(records, [json!(["plugins rollback", "scripted", "", details])]);
     host.stop().await;
     assert_log(&database, "scripted_log", EVERY_EVENT).await;
 }

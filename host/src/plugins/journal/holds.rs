@@ -29,7 +29,7 @@ impl Holds {
 
     /// Holds a version back: immediately on this host, and as soon as possible in the database.
     pub(in crate::plugins) async fn add(&mut self, session: &Session, hold: VersionHold) {
-        if history::add_hold(session, &hold).await.is_err() {
+        if history::add_hold(&**session, &hold).await.is_err() {
             self.unwritten.insert(hold.clone());
         }
         self.current.insert(hold);
@@ -39,7 +39,7 @@ impl Holds {
     /// are.
     pub(in crate::plugins) async fn refresh(&mut self, session: &Session) -> Result<(), Error> {
         for hold in std::mem::take(&mut self.unwritten) {
-            if history::add_hold(session, &hold).await.is_err() {
+            if history::add_hold(&**session, &hold).await.is_err() {
                 self.unwritten.insert(hold);
             }
         }

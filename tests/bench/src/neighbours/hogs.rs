@@ -168,7 +168,7 @@ pub async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
         for row in session.query(&stopped, &[&processor]).await? {
-            lane_checkpoints::resume(&session, processor, Some(row.get(0)), None).await?;
+            lane_checkpoints::resume(&*session, processor, Some(row.get(0)), None).await?;
         }
     }
 }
