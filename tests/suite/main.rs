@@ -26,6 +26,8 @@ mod detach;
 mod dev;
 // The documentation pages: their commands are run, and names in them must exist.
 mod docs;
+// The tables that hold a tenant's data, which an erasure must reach.
+mod erasure;
 // The explanations of delays by `sandmill explain`.
 mod explain;
 // Real data: recorded flights, and the read model that they must produce.
