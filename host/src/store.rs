@@ -20,7 +20,12 @@ use std::{fmt, str::FromStr};
 pub use list::{EventHeader, Filter, LARGEST_LISTED, StoredEvent, headers, page};
 pub use tally::Tally;
 
-use crate::db::{Error, Session};
+use serde_json::json;
+
+use crate::db::{
+    Error, Session,
+    audit::{self, AuditEntry},
+};
 
 /// Maximum wait of a change of the ordering for appends in progress. 60 s: appends are part of
 /// transactions of applications, which may take a while, and new appends queue behind the change.
@@ -77,9 +82,9 @@ pub async fn tenants(session: &Session, limit: i64) -> Result<Vec<String>, Error
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Changes the ordering of the store and returns the former one. It waits until every append under
-/// way has ended, so from then on all appends follow the new ordering.
-pub async fn set_ordering(session: &mut Session, ordering: Ordering) -> Result<Ordering, Error> {
+/// Changes the ordering of the store on behalf of `who`, and returns the former one. It waits until
+/// every append under way has ended, so from then on all appends follow the new ordering.
+pub async fn set_ordering(session: &mut Session, ordering: Ordering, who: &str) -> Result<Ordering, Error> {
     let transaction = session.client_mut().transaction().await?;
     // Every append reads this table and keeps its lock until its transaction ends.
     transaction
@@ -96,6 +101,8 @@ pub async fn set_ordering(session: &mut Session, ordering: Ordering) -> Result<O
         transaction.batch_execute("create temporary table refill on commit drop as table sandmill.store").await?;
         transaction.batch_execute("truncate sandmill.store; insert into sandmill.store select * from refill").await?;
         transaction.execute("update sandmill.store set ordering = $1", &[&ordering.to_string()]).await?;
+        let details = json!({ "before": before.to_string(), "now": ordering.to_string() });
+        audit::record(&transaction, &AuditEntry { details, ..AuditEntry::new(who, "migrate --ordering") }).await?;
         transaction.commit().await?;
     }
     Ok(before)

@@ -193,7 +193,7 @@ async fn every_progress_survives(old: u32, new: u32) {
     // A transaction that begins before the re-anchoring and appends after it.
     let unrelated = db.connect("test").await.unwrap();
     unrelated.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
-    let done = reanchor(&mut session, None).await.unwrap();
+    let done = reanchor(&mut session, None, "ann").await.unwrap();
     assert_eq!((done.events, done.checkpoints), (32, 4));
     check(&session).await.unwrap();
     store.assert_same(&original, &[]).await;
@@ -212,7 +212,7 @@ async fn every_progress_survives(old: u32, new: u32) {
     store.assert_same(&original, &since).await;
 
     // A second re-anchoring changes nothing.
-    reanchor(&mut session, None).await.unwrap();
+    reanchor(&mut session, None, "ann").await.unwrap();
     store.assert_same(&original, &since).await;
 }
 
@@ -298,7 +298,7 @@ async fn future_xids_are_rejected_and_a_working_host_prevents_reanchoring() {
 
     session.batch_execute("update sandmill.store set system_identifier = 1").await.unwrap();
     let lock = sandmill::cluster::host_lock::HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
-    let error = reanchor(&mut session, None).await.unwrap_err();
+    let error = reanchor(&mut session, None, "ann").await.unwrap_err();
     assert!(matches!(error, ReanchorError::Lock(_)), "{error}");
     drop(lock);
     until("the lock's session has ended", async || {
@@ -326,7 +326,7 @@ async fn future_xids_are_rejected_and_a_working_host_prevents_reanchoring() {
     let error = check(&session).await.unwrap_err();
     assert!(matches!(error, AnchorError::EventAhead { position: 3, .. }), "{error}");
     // With this xid no processor has handled that event.
-    reanchor(&mut session, None).await.unwrap();
+    reanchor(&mut session, None, "ann").await.unwrap();
     check(&session).await.unwrap();
     let (rest, _) = store.unhandled().await;
     assert_eq!(rest["inside-a-difference"].len(), store.rest["inside-a-difference"].len() + 1);

@@ -93,6 +93,42 @@ async fn each_command_that_changes_something_is_recorded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_of_the_stores_settings_and_rights_are_recorded() {
+    let (database, session) = with_blocked_lane().await;
+    session.batch_execute("create role audited").await.unwrap();
+    for _ in 0..2 {
+        for arguments in [
+            &["--ordering", "tenant"][..],
+            &["--max-event-bytes", "100000"],
+            &["--views-schema", "views"],
+            &["--grant-append", "audited"],
+            &["--grant-read", "audited", "--tenant", "acme"],
+        ] {
+            succeed(&database, &[&["migrate"], arguments].concat()).await;
+        }
+    }
+    succeed(&database, &["migrate", "--revoke-append", "audited"]).await;
+    session.batch_execute("update sandmill.store set system_identifier = system_identifier - 1").await.unwrap();
+    succeed(&database, &["migrate", "--reanchor"]).await;
+    let checkpoints = "select count(*) from (select progress::text from sandmill.cursors
+                       union select progress::text from sandmill.lane_checkpoints) distinct_checkpoints";
+    let checkpoints: i64 = session.query_one(checkpoints, &[]).await.unwrap().get(0);
+    assert_eq!(
+        changes(&database).await,
+        [
+            json!(["migrate --ordering", null, null, null, {"before": "stream", "now": "tenant"}]),
+            json!(["migrate --max-event-bytes", null, null, null, {"before": 4_194_304, "now": 100_000}]),
+            json!(["migrate --views-schema", null, null, null, {"before": "public", "now": "views"}]),
+            json!(["migrate --grant-append", null, null, null, {"role": "audited"}]),
+            json!(["migrate --grant-read", null, "acme", null, {"role": "audited"}]),
+            json!(["migrate --revoke-append", null, null, null, {"role": "audited"}]),
+            json!(["migrate --reanchor", null, null, null,
+                {"events": 3, "checkpoints": checkpoints, "appendedFrom": null}]),
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_change_comes_first_and_filters_select_changes() {
     let (database, session) = with_blocked_lane().await;
     for arguments in [

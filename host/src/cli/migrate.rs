@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     UsageError,
     database::{connect_directly, with_remedy},
+    operator,
     output::{self, count},
     signals::Signals,
 };
@@ -161,7 +162,7 @@ pub(super) async fn run(args: MigrateArgs, db: &Db, signals: &Signals) -> anyhow
 }
 
 async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> anyhow::Result<ExitCode> {
-    let changes = args.changes()?;
+    let (changes, who) = (args.changes()?, operator::name());
     // Prints each step when it is done, since a later one may fail or wait. JSON comes at the end.
     let print = |line: String| if args.json { Ok(()) } else { output::print_plain(&(line + "\n")) };
     let (mut reanchored, mut ordered, mut limited, mut moved) = (Value::Null, Value::Null, Value::Null, Value::Null);
@@ -179,7 +180,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
             Ok(()) => print("the store already belongs to this cluster; nothing to re-anchor".into())?,
             Err(AnchorError::Database(error)) => return Err(with_remedy(&error)),
             Err(_) => {
-                let done = anchor::reanchor(&mut session, args.appended_from).await?;
+                let done = anchor::reanchor(&mut session, args.appended_from, &who).await?;
                 let (events, checkpoints) = (done.events, done.checkpoints);
                 reanchored =
                     json!({ "events": events, "checkpoints": checkpoints, "appendedFrom": done.appended_from });
@@ -194,7 +195,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         }
     }
     if let Some(ordering) = args.ordering {
-        let before = set_ordering(&mut session, ordering).await.map_err(|error| {
+        let before = set_ordering(&mut session, ordering, &who).await.map_err(|error| {
             with_remedy(&error)
                 .context("change the ordering; this waits for all open transactions that have appended events")
         })?;
@@ -205,7 +206,8 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         })?;
     }
     if let Some(bytes) = args.max_event_bytes {
-        let before = size_limit::set_max_event_bytes(&session, bytes).await.map_err(|error| with_remedy(&error))?;
+        let before = size_limit::set_max_event_bytes(&mut session, bytes, &who).await;
+        let before = before.map_err(|error| with_remedy(&error))?;
         limited = json!({ "before": before, "now": bytes });
         print(match before == bytes {
             true => format!("the store already accepts events of up to {bytes} bytes"),
@@ -213,7 +215,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         })?;
     }
     if let Some(schema) = &args.views_schema {
-        let before = views_schema::set_views_schema(&mut session, schema).await.map_err(|error| {
+        let before = views_schema::set_views_schema(&mut session, schema, &who).await.map_err(|error| {
             with_remedy(&error)
                 .context("move the views; this waits for queries that read them and for plugins that start")
         })?;
@@ -223,7 +225,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
             false => format!("the collections' views are now in the schema {schema}; they were in {before}"),
         })?;
     }
-    let changed = if changes.is_empty() { Vec::new() } else { grants::apply(&mut session, &changes).await? };
+    let changed = if changes.is_empty() { Vec::new() } else { grants::apply(&mut session, &changes, &who).await? };
     for line in changed.iter().map(self::line) {
         print(line)?;
     }

@@ -7,7 +7,13 @@
 
 use std::fmt;
 
-use super::{Error, Session, SqlState, describe};
+use serde_json::json;
+
+use super::{
+    Error, Session, SqlState,
+    audit::{self, AuditEntry},
+    describe,
+};
 
 /// A permission of a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +94,8 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Makes all changes, or none.
-pub async fn apply(session: &mut Session, changes: &[GrantChange]) -> Result<Vec<GrantOutcome>, GrantError> {
+/// Makes all changes on behalf of `who`, or none.
+pub async fn apply(session: &mut Session, changes: &[GrantChange], who: &str) -> Result<Vec<GrantOutcome>, GrantError> {
     let transaction = session.client_mut().transaction().await?;
     // A plugin that creates a collection's view locks `role_grants` until it commits, so this waits
     // longer than other statements.
@@ -111,6 +117,13 @@ pub async fn apply(session: &mut Session, changes: &[GrantChange]) -> Result<Vec
         };
         let rows = transaction.execute(sql, &[role, &permission, &tenant]).await.map_err(denied)?;
         let before = (rows == 0) == change.grant;
+        if rows > 0 {
+            let command = format!("migrate --{}-{permission}", if change.grant { "grant" } else { "revoke" });
+            let (tenant, details) = (change.tenant.as_deref(), json!({ "role": role }));
+            audit::record(&transaction, &AuditEntry { tenant, details, ..AuditEntry::new(who, &command) })
+                .await
+                .map_err(denied)?;
+        }
         if exists.is_none() {
             // A dropped role has no rights left; only its row remains.
             if change.grant || !before {

@@ -19,9 +19,15 @@
 //! events these are (`anchor/since.sql`); they count as unhandled. If the rows do not show it,
 //! nothing is changed, and the operator must name the first such position.
 
+use serde_json::json;
+
 use crate::{
     cluster::host_lock::{self, LockError},
-    db::{Error, IsolationLevel, Row, Session, Transaction, describe},
+    db::{
+        Error, IsolationLevel, Row, Session, Transaction,
+        audit::{self, AuditEntry},
+        describe,
+    },
     model::cursor::{ParseError, Progress, Snapshot, Xid},
 };
 
@@ -166,10 +172,14 @@ pub enum ReanchorError {
     Database(#[from] Error),
 }
 
-/// Gives events, cursors and lane checkpoints xids of this cluster, in one transaction. Fails while
-/// a host is running. `appended_from` is the first position that was appended since the restore, if
-/// the operator names it; otherwise the rows show it.
-pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Result<ReanchorReport, ReanchorError> {
+/// Gives events, cursors and lane checkpoints xids of this cluster, in one transaction, on behalf
+/// of `who`. Fails while a host is running. `appended_from` is the first position that was appended
+/// since the restore, if the operator names it; otherwise the rows show it.
+pub async fn reanchor(
+    session: &mut Session,
+    appended_from: Option<i64>,
+    who: &str,
+) -> Result<ReanchorReport, ReanchorError> {
     // Each statement must see what was committed before the locks were granted.
     let transaction =
         session.client_mut().build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
@@ -203,6 +213,8 @@ pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Resu
     let adopt =
         "update sandmill.store set system_identifier = control.system_identifier from pg_control_system() control";
     transaction.execute(adopt, &[]).await?;
+    let details = json!({ "events": events, "checkpoints": before.len(), "appendedFrom": appended_from });
+    audit::record(&transaction, &AuditEntry { details, ..AuditEntry::new(who, "migrate --reanchor") }).await?;
     transaction.commit().await?;
     Ok(ReanchorReport { events, checkpoints: before.len(), appended_from })
 }

@@ -3,7 +3,12 @@
 //! One transaction moves the views and the rights on them. It waits for queries that read the
 //! views, and for plugins that create views.
 
-use crate::db::{Error, Session};
+use serde_json::json;
+
+use crate::db::{
+    Error, Session,
+    audit::{self, AuditEntry},
+};
 
 /// Schemas that cannot contain the views, in addition to those that begin with `pg_`. The table
 /// `sandmill.store` has the same check.
@@ -25,11 +30,16 @@ pub fn parse(name: &str) -> Result<String, String> {
     }
 }
 
-/// Moves the views to a schema, which is created if it is missing, and returns the former one.
-pub async fn set_views_schema(session: &mut Session, schema: &str) -> Result<String, Error> {
+/// Moves the views to a schema on behalf of `who`, and returns the former one. The schema is
+/// created if it is missing.
+pub async fn set_views_schema(session: &mut Session, schema: &str, who: &str) -> Result<String, Error> {
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute(&format!("set local lock_timeout = '{PATIENCE_FOR_READERS}'")).await?;
-    let before = transaction.query_one("select sandmill.move_documents_views($1)", &[&schema]).await?.get(0);
+    let before: String = transaction.query_one("select sandmill.move_documents_views($1)", &[&schema]).await?.get(0);
+    if before != schema {
+        let details = json!({ "before": before, "now": schema });
+        audit::record(&transaction, &AuditEntry { details, ..AuditEntry::new(who, "migrate --views-schema") }).await?;
+    }
     transaction.commit().await?;
     Ok(before)
 }

@@ -87,7 +87,7 @@ async fn reanchoring_after_pg_upgrade_repeats_no_event() {
     // The session has appended before, and is still rejected.
     let request = Append::to("acme", "a").event(NewEvent::new("T", "1"));
     assert!(matches!(append(&*session, &request).await, Err(AppendError::OtherCluster(_))));
-    let done = reanchor(&mut session, None).await.unwrap();
+    let done = reanchor(&mut session, None, "ann").await.unwrap();
     assert_eq!(done.events, 34);
     store.assert_same(&store, &since).await;
     append(&*session, &request).await.unwrap();
@@ -127,12 +127,12 @@ async fn the_operator_names_the_first_new_event_if_the_rows_do_not_show_it() {
         session.batch_execute(&nested).await.unwrap();
     }
     make_foreign(&session).await;
-    let error = reanchor(&mut session, None).await.unwrap_err();
+    let error = reanchor(&mut session, None, "ann").await.unwrap_err();
     assert!(matches!(error, ReanchorError::Undecided { events: 1, first: 34, last: 34 }), "{error:?}");
     assert!(error.to_string().contains("sandmill migrate --reanchor --appended-from POSITION"), "{error}");
     assert!(matches!(check(&session).await, Err(AnchorError::OtherCluster { .. })), "nothing was changed");
 
-    let done = reanchor(&mut session, Some(34)).await.unwrap();
+    let done = reanchor(&mut session, Some(34), "ann").await.unwrap();
     assert_eq!(done.appended_from, Some(34));
     let ids = session.query("select id from sandmill.events where stream = 'z'", &[]).await.unwrap();
     store.assert_same(&store, &ids.iter().map(|row| row.get(0)).collect::<Vec<String>>()).await;

@@ -63,7 +63,7 @@ async fn assert_sound(session: &Session) {
 async fn positions_follow_lines_across_commits_in_both_orderings() {
     for order in [Ordering::Stream, Ordering::Tenant] {
         let mut session = session().await;
-        set_ordering(&mut session, order).await.unwrap();
+        set_ordering(&mut session, order, "ann").await.unwrap();
         let mut reports = Vec::new();
         let input = ImportInput::from_reader(Cursor::new(lines(0..12_000)));
         let report = import(&mut session, input, |progress| reports.push(progress)).await.unwrap();
@@ -179,7 +179,7 @@ async fn concurrent_imports_and_appends_store_each_event_once() {
         for _ in 0..4 {
             sessions.push(database.db.connect("test").await.unwrap());
         }
-        set_ordering(&mut sessions[0], order).await.unwrap();
+        set_ordering(&mut sessions[0], order, "ann").await.unwrap();
         let [one, two, three, appender] = &mut sessions[..] else { unreachable!() };
         // Three imports of the same ids into the same streams, in different orders within a commit.
         let backwards: String = (0..6_000).rev().map(line).collect();

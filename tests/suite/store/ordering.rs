@@ -52,7 +52,7 @@ async fn ordered_by_tenant_appends_of_one_tenant_follow_each_other() {
     let database = database().await;
     let (mut one, mut two, mut watcher) =
         (session(&database).await, session(&database).await, session(&database).await);
-    assert_eq!(set_ordering(&mut watcher, Ordering::Tenant).await.unwrap(), Ordering::Stream);
+    assert_eq!(set_ordering(&mut watcher, Ordering::Tenant, "ann").await.unwrap(), Ordering::Stream);
     assert_eq!(ordering(&watcher).await.unwrap(), Ordering::Tenant);
 
     let open = begin(&mut one).await;
@@ -84,7 +84,7 @@ async fn a_change_of_the_ordering_waits_for_open_appends_and_applies_to_later_on
     let open = begin(&mut before).await;
     append(&open, &to("acme", "a")).await.unwrap();
     let (changer_pid, after_pid) = (pid(&changer).await, pid(&after).await);
-    let change = set_ordering(&mut changer, Ordering::Tenant);
+    let change = set_ordering(&mut changer, Ordering::Tenant, "ann");
     let follow = async {
         until_waiting(&watcher, changer_pid).await;
         let transaction = begin(&mut after).await;
@@ -101,7 +101,7 @@ async fn a_change_of_the_ordering_waits_for_open_appends_and_applies_to_later_on
     let (changed, locks, ()) = tokio::join!(change, follow, release);
     assert_eq!(changed.unwrap(), Ordering::Stream);
     assert_eq!(locks, 1, "the append that waited for the change must use the new ordering");
-    assert_eq!(set_ordering(&mut changer, Ordering::Tenant).await.unwrap(), Ordering::Tenant);
+    assert_eq!(set_ordering(&mut changer, Ordering::Tenant, "ann").await.unwrap(), Ordering::Tenant);
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_snapshot_from_before_the_change_cannot_append_in_the_old_ordering() {
     let database = database().await;
     let (old, mut changer) = (session(&database).await, session(&database).await);
     old.batch_execute("begin isolation level repeatable read; select 1").await.unwrap();
-    set_ordering(&mut changer, Ordering::Tenant).await.unwrap();
+    set_ordering(&mut changer, Ordering::Tenant, "ann").await.unwrap();
     let error = append(&*old, &to("acme", "a")).await.unwrap_err();
     let AppendError::Database(error) = error else { panic!("{error}") };
     assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE));
