@@ -20,10 +20,12 @@ mod events;
 mod explain;
 mod help;
 mod import;
+mod letter_requests;
 mod live;
 mod migrate;
 mod operator;
 mod output;
+mod parked;
 mod plugin;
 mod plugins;
 mod processors;
@@ -31,6 +33,7 @@ mod resume;
 mod run;
 mod signals;
 mod since;
+mod skip;
 mod status;
 mod table;
 mod tenants;
@@ -131,6 +134,8 @@ enum Command {
     Processors(processors::ProcessorsArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Audit(audit::AuditArgs),
+    Parked(parked::ParkedArgs),
+    Skip(skip::SkipArgs),
     Documents(documents::DocumentsArgs),
     Pause(resume::PauseArgs),
     Resume(resume::ResumeArgs),
@@ -259,6 +264,8 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
                 Command::Processors(args) => processors::run(args, &db).await,
                 Command::DeadLetters(args) => dead_letters::run(args, &db).await,
                 Command::Audit(args) => audit::run(args, &db).await,
+                Command::Parked(args) => parked::run(args, &db).await,
+                Command::Skip(args) => skip::run(args, &db).await,
                 Command::Documents(args) => documents::run(args, &db).await,
                 Command::Pause(args) => resume::pause(args, &db).await,
                 Command::Resume(args) => resume::run(args, &db).await,

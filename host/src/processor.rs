@@ -16,6 +16,7 @@
 //!   it.
 
 mod attempts;
+pub mod budgets;
 pub mod code;
 pub mod commit;
 pub mod connections;
@@ -35,7 +36,9 @@ pub mod pressure;
 pub mod registration;
 pub mod removal;
 pub mod report;
+pub mod requests;
 pub mod roster;
+pub mod set_aside;
 pub mod settings;
 mod shares;
 mod shed;
@@ -163,7 +166,8 @@ pub struct ProcessorState {
     /// The snapshot whose visible events are all handled, or belong to a lane that is behind; none
     /// before the first page.
     pub seen: Option<Snapshot>,
-    /// Lanes behind the cursor that continue by themselves.
+    /// Lanes behind the cursor that continue by themselves, and lanes with set-aside events that an
+    /// operator wants handled or discarded.
     pub lanes_moving: usize,
     /// Lanes behind the cursor that need attention; their rows have the reason.
     pub lanes_needing_attention: usize,

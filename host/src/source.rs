@@ -9,7 +9,7 @@
 pub mod native;
 
 use std::{
-    ops::{Deref, DerefMut},
+    ops::{Deref, DerefMut, RangeInclusive},
     sync::Arc,
 };
 
@@ -154,6 +154,24 @@ pub trait EventSource: Send + Sync {
         up_to: i64,
         limit: Limit,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
+
+    /// One tenant's events at these positions, by position: at most `limit`. Positions without an
+    /// event are left out.
+    fn at<'a>(
+        &'a mut self,
+        tenant: &'a TenantId,
+        positions: &'a [i64],
+        limit: Limit,
+    ) -> BoxFuture<'a, Result<TenantPage, SourceError>>;
+
+    /// The events of a stream with these versions, in order: at most `limit`.
+    fn of_stream<'a>(
+        &'a mut self,
+        tenant: &'a TenantId,
+        stream: &'a str,
+        versions: RangeInclusive<i64>,
+        limit: Limit,
+    ) -> BoxFuture<'a, Result<TenantPage, SourceError>>;
 
     /// The data of deferred events in the order given: of as many as fit into `bytes`, but at least
     /// of the first. An event that exceeds `most` (or the store's limit, if `most` is none) has no

@@ -22,7 +22,7 @@ use Data::{Nobodys, Plugins, Processors, Tenants};
 
 /// Every table of the schema `sandmill`. A new one is added here, and to the answer about erasing a
 /// tenant if it holds a tenant's data.
-const TABLES: [(&str, Data); 21] = [
+const TABLES: [(&str, Data); 22] = [
     ("audit", Tenants),
     ("collections", Tenants),
     ("components", Nobodys("bytes of plugin versions, deleted with the last row that names them")),
@@ -33,6 +33,7 @@ const TABLES: [(&str, Data); 21] = [
     ("generations", Processors("processor")),
     ("lane_checkpoints", Tenants),
     ("migrations", Nobodys("the history of the schema")),
+    ("parked_streams", Tenants),
     ("pauses", Tenants),
     ("plugin_holds", Plugins("plugin")),
     ("plugin_versions", Plugins("plugin")),

@@ -22,7 +22,7 @@ use sandmill::{
         ids::LaneKey,
     },
     processor::{
-        in_flight::{Ending, InFlight, Patience},
+        in_flight::{Ending, InFlight, Patience, RunEnd},
         lane_checkpoints::{LaneRow, LaneState, RowState},
         pauses::Pause,
     },
@@ -285,7 +285,7 @@ fn a_resumed_lane_still_waits_for_its_pause() {
     world.host.pause(Some(tenant(FIRST)));
     let resume = |world: &mut World| {
         world.database.rows.get_mut(&lane(&tenant(FIRST))).unwrap().state = LaneState::CatchingUp;
-        world.host.in_flight.resume(&lane(&tenant(FIRST)));
+        world.host.in_flight.resume(&lane(&tenant(FIRST)), None);
     };
     for _ in 0..2 {
         resume(&mut world);
@@ -481,7 +481,7 @@ fn blocked_lanes_cost_no_step_of_the_tracker_anything() {
     const BLOCKED: usize = 5_000;
     let lane = |n: usize| LaneKey { tenant: tenant(n % 7), key: format!("{n}").into() };
     let progress: Progress = "9:9:||".parse().unwrap();
-    let row = || LaneRow { progress: "5:5:||".parse().unwrap(), state: RowState::Blocked, attempts: 1 };
+    let row = || LaneRow { progress: "5:5:||".parse().unwrap(), state: RowState::Blocked, attempts: 1, skip: None };
     let mut in_flight: InFlight<Handled> =
         InFlight::new(progress.clone(), (0..BLOCKED).map(|n| (lane(n), row())), BOUNDS);
     assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((BLOCKED, BLOCKED), 0));
@@ -501,14 +501,21 @@ fn blocked_lanes_cost_no_step_of_the_tracker_anything() {
     let (key, work) = in_flight.start(|_| None).unwrap();
     assert_eq!((&key, work.events.len()), (&lane(BLOCKED), 1));
     assert!(in_flight.start(|_| None).is_none());
-    in_flight.finish(&key, work, 1, Handled::default(), Ending::Handled, now);
+    let end = RunEnd {
+        handled: 1,
+        ending: Ending::Handled,
+        streams: Vec::new(),
+        skipped: false,
+        results: Handled::default(),
+    };
+    in_flight.finish(&key, work, end, now);
     let plan = in_flight.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true, 0).unwrap();
     assert_eq!((plan.left.len(), plan.moved.len(), plan.rejoined.len(), plan.results.len()), (0, 0, 0, 1));
     in_flight.committed(plan);
     assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((BLOCKED, BLOCKED), 0));
 
     // One of them is resumed and reads; the others stay blocked.
-    in_flight.resume(&lane(17));
+    in_flight.resume(&lane(17), None);
     let reading = in_flight.next_reading(now, 9, |_| false).unwrap();
     assert_eq!(
         (&reading.lane, in_flight.lanes_active(), in_flight.rows_counted()),
@@ -524,8 +531,9 @@ proptest! {
         before in prop::collection::vec(any::<u32>(), 1..400),
         after in prop::collection::vec(any::<u32>(), 0..100),
         bounds in prop::sample::select(vec![BOUNDS, PAUSING, SHEDDING]),
+        sets_aside in any::<bool>(),
     ) {
-        let mut world = World::bounded(bounds);
+        let mut world = World { sets_aside, ..World::bounded(bounds) };
         for op in before {
             world.step(op);
         }

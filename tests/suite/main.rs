@@ -74,6 +74,8 @@ mod readme;
 mod rights;
 // Errors of guests, which stop only their own lane.
 mod sandbox;
+// Dead letters that are handled again or discarded, parked streams, skipped events, and budgets.
+mod set_aside;
 // Shares of a processor's lanes, and generations of its documents.
 mod shares;
 // Connections that processors share.

@@ -1,5 +1,5 @@
-//! `sandmill dead-letters`: lists the events that processors set aside, and shows one of them.
-//! Works whether or not a host runs.
+//! `sandmill dead-letters`: lists the events that processors set aside, shows one of them, handles
+//! them again or discards them. Works whether or not a host runs.
 
 use std::{
     collections::HashMap,
@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::{
     database::{connect, with_remedy},
+    letter_requests::{self, DiscardArgs, ReportArgs, SelectionArgs},
     output::{self, OutputStyle, count},
     processors::check_known,
     since,
@@ -29,7 +30,7 @@ use crate::{
     store::{self, EventHeader, Filter, LARGEST_LISTED, StoredEvent, time},
 };
 
-/// Lists events that were set aside
+/// Lists, retries and discards events that were set aside
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   sandmill dead-letters list --processor route-performance
@@ -43,6 +44,8 @@ pub(super) struct DeadLettersArgs {
 enum DeadLettersCommand {
     List(ListLettersArgs),
     Show(ShowLetterArgs),
+    Retry(RetryArgs),
+    Discard(DiscardArgs),
 }
 
 /// Lists dead letters, the latest event first
@@ -125,6 +128,35 @@ struct ShowLetterArgs {
     json: bool,
 }
 
+/// Handles the events of dead letters again
+#[derive(Debug, clap::Args)]
+#[command(
+    before_help = "\
+Examples:
+  sandmill dead-letters retry route-performance 1545
+  sandmill dead-letters retry route-performance --class trap --since 2h
+  sandmill dead-letters retry route-performance --all --detach",
+    after_help = "\
+The host that runs the processor handles each event with the plugin that runs now, and deletes the
+letter if that succeeds. The command waits and shows the progress. Without a running host, the
+request is recorded and carried out when a host next runs the processor.
+
+Later events of the same streams have been handled already, so an event's effects are applied out
+of order. If that must not happen, let failed events park their stream: `then = \"park-stream\"`.
+
+With --json it prints one object:
+  {\"processor\", \"requested\", \"handled\", \"failedAgain\", \"pending\", \"hostRuns\"}
+
+Exit codes: 0 all were handled, or requested or recorded; 1 failed, there are no such letters, or
+some failed again or are still pending."
+)]
+struct RetryArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
 /// Letters per query. 1,000: a listing of all letters is never in memory as a whole.
 const PAGE: i64 = 1_000;
 /// Maximum number of further letters that are counted.
@@ -139,6 +171,10 @@ pub(super) async fn run(args: DeadLettersArgs, db: &Db) -> anyhow::Result<ExitCo
     match args.command {
         DeadLettersCommand::List(args) => list(args, db).await,
         DeadLettersCommand::Show(args) => show(args, db).await,
+        DeadLettersCommand::Retry(RetryArgs { selection, report }) => {
+            letter_requests::retry(selection, report, db).await
+        }
+        DeadLettersCommand::Discard(args) => letter_requests::discard(args, db).await,
     }
 }
 
@@ -444,7 +480,7 @@ fn describe(found: &FoundLetter, version: Option<&str>, event: Option<&StoredEve
     rows.push(vec!["message".into(), message]);
     let sections = [("backtrace", backtrace), ("last log lines of the call", log_tail)];
     let sections: String = sections.iter().map(|(title, lines)| section(title, lines)).collect();
-    format!("{}{sections}\n{}", table(&rows), remedies(&letter.processor))
+    format!("{}{sections}\n{}", table(&rows), remedies(&letter.processor, letter.position))
 }
 
 /// Lines under a title, indented; nothing if there are none.
@@ -460,14 +496,14 @@ fn plugin_line(plugin: &str, version: Option<&str>, digest: &str) -> String {
 }
 
 /// What can be done about a letter.
-fn remedies(processor: &str) -> String {
+fn remedies(processor: &str, position: i64) -> String {
     format!(
         "\
-{processor} continued without this event, and does not handle it again.
-- If the event is wrong, append a corrected event.
-- If the plugin is wrong, correct it, and let the processor start again from the first event: take
-  the plugin's file out of the plugins folder, run
-  `sandmill processors remove {processor} --drop-documents`, and put the new file in.
+{processor} continued without this event.
+- If the plugin is wrong, put a corrected one into the plugins folder, then handle the event again:
+  `sandmill dead-letters retry {processor} {position}`
+- If the event is wrong, append a corrected event, then discard the letter:
+  `sandmill dead-letters discard {processor} {position}`
 "
     )
 }
@@ -532,7 +568,7 @@ mod tests {
             "  WARN stderr: stuck\n\ndoor-watch continued",
             "plugin        door-watch (version unknown) 0123456789ab\nnow runs      door-watch 0.2.0 fedcba987654\n",
             "message       missing \u{1b}[31m\n              at door 3\n\n",
-            "`sandmill processors remove door-watch --drop-documents`",
+            "`sandmill dead-letters retry door-watch 17`",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -16,6 +16,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -300,6 +301,32 @@ impl Reader {
         let page = source.tenant_page(tenant, difference, limit).await?;
         source.give_back();
         self.pages.size.learn(&page.events);
+        Ok((page.events, page.more))
+    }
+
+    /// One tenant's events at these positions, as far as they exist: at most an ordinary page.
+    pub async fn events_at(&mut self, tenant: &TenantId, positions: &[i64]) -> Result<Vec<Arc<Event>>, SourceError> {
+        let limit = self.pages.size.limit(PageScale::LEVEL);
+        let mut source = self.source().await?;
+        let page = source.at(tenant, positions, limit).await?;
+        source.give_back();
+        Ok(page.events)
+    }
+
+    /// The events of a stream with these versions: at most `limit`, and at most an ordinary page.
+    /// Also whether there may be more.
+    pub async fn events_of_stream(
+        &mut self,
+        tenant: &TenantId,
+        stream: &str,
+        versions: RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
+        let most = self.pages.size.limit(PageScale::LEVEL);
+        let limit = Limit { events: limit.min(most.events).max(1), ..most };
+        let mut source = self.source().await?;
+        let page = source.of_stream(tenant, stream, versions, limit).await?;
+        source.give_back();
         Ok((page.events, page.more))
     }
 

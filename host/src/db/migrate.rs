@@ -104,6 +104,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0028_dead_letters_by_tenant"),
     migration!("0029_letter_contents"),
     migration!("0030_audit"),
+    migration!("0031_set_aside_events"),
 ];
 
 /// Former checksums: SHA-256 of the full text of each migration, comments included. Databases were

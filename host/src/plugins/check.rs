@@ -154,8 +154,11 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
     let unfinished = examined.loaded.as_ref().err().and_then(Unfinished::of);
     let retry = matches!(examined.loaded, Err(LoadError::Unreadable(_)));
-    let outcome = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
-    let outcome = outcome.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    let outcome = examined.loaded.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    let outcome = outcome.and_then(|plugin| {
+        manifest.check_lanes(&plugin.descriptor().partition_by)?;
+        Ok((Arc::new(plugin), manifest))
+    });
     let (signed_by, signature) = signed.into_inner();
     let provenance = Provenance { contract, signed_by, signature };
     let digest = examined.digest.unwrap_or_default();

@@ -39,7 +39,7 @@ use crate::{
         ids::TenantId,
         nearest::nearest,
         settings::PluginSettings,
-        spec::{Descriptor, ProcessorSpec},
+        spec::{Descriptor, PartitionBy, ProcessorSpec},
         text,
     },
     processor::policy::FailureSettings,
@@ -283,6 +283,18 @@ impl Manifest {
     /// Whether the plugin may continue documents that it did not build.
     pub fn adopts(&self) -> bool {
         self.on_change == OnChange::Continue
+    }
+
+    /// Checks that the failure policy suits the plugin's lanes.
+    pub fn check_lanes(&self, partition_by: &PartitionBy) -> Result<(), String> {
+        match partition_by {
+            PartitionBy::DataProperty(_) if self.failures.parks() => Err(
+                "its manifest sets then = \"park-stream\", but its lanes are partitioned by a property of the data, so one \
+                 stream may have events in several lanes; use \"dead-letter\" or \"stop\""
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// The spec of a plugin under this manifest. With an `owner` it is that tenant's own.

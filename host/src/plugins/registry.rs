@@ -26,6 +26,7 @@ use crate::{
     },
     processor::{
         Processor, Shared,
+        budgets::Budgets,
         code::{SwappableCode, VersionStats},
         lane::Runner,
         lane_checkpoints, pressure,
@@ -158,9 +159,10 @@ impl Registry {
             announce(&version);
             let id = version.spec.id.clone();
             let settings = self.settings.get(id.as_str()).cloned().unwrap_or_default();
-            let code = Arc::new(SwappableCode::new(version.version(&settings.failures)));
+            let code = Arc::new(SwappableCode::new(version.version(&settings)));
             let runner = Runner {
                 deferred: Some(self.shared.pages.deferred()),
+                budgets: Arc::new(Budgets::of(self.shared.tenants.clone())),
                 ..Runner::new(&version.spec, code.clone(), self.scheduler.clone())
             };
             let RunnableVersion { spec, plugin, manifest, provenance, .. } = version;
@@ -221,9 +223,8 @@ impl Registry {
 
     /// A version under the settings of its processor.
     fn member_version(&self, version: RunnableVersion) -> MemberVersion {
-        let settings = self.settings.get(version.spec.id.as_str());
-        let failures = settings.map(|settings| settings.failures.clone()).unwrap_or_default();
-        MemberVersion::new(version, &failures)
+        let settings = self.settings.get(version.spec.id.as_str()).cloned().unwrap_or_default();
+        MemberVersion::new(version, &settings)
     }
 
     async fn restore(

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::manifest::Manifest;
 use crate::{
-    model::{handler::Handler, spec::ProcessorSpec},
+    model::{
+        handler::Handler,
+        spec::{PartitionBy, ProcessorSpec},
+    },
     processor::{
-        code::CodeVersion,
-        policy::{FailurePolicy, FailureSettings},
-        registration::Registration,
+        code::CodeVersion, policy::FailurePolicy, pressure::Strategy, registration::Registration,
+        settings::ProcessorSettings,
     },
 };
 
@@ -52,9 +54,14 @@ impl RunnableVersion {
         Registration { spec, plugin, digest, adopts: manifest.adopts() }
     }
 
-    /// The version of the code, under the operator's settings for failures of the processor.
-    pub(super) fn version(&self, operator: &FailureSettings) -> CodeVersion {
-        let policy = FailurePolicy::new(operator.clone(), self.manifest.failures.clone());
+    /// The version of the code, under the operator's settings for the processor.
+    pub(super) fn version(&self, operator: &ProcessorSettings) -> CodeVersion {
+        let policy = FailurePolicy::new(operator.failures.clone(), self.manifest.failures.clone());
+        // Where lanes are streams, parking one would be the same as stopping its lane. Where they are
+        // properties, one stream has events in several lanes. And a stream cannot both wait and be shed.
+        let may_park =
+            self.spec.descriptor.partition_by == PartitionBy::Tenant && operator.back_pressure != Strategy::Shed;
+        let policy = if may_park { policy } else { policy.without_parking() };
         CodeVersion::new(&*self.digest, self.handler.clone(), self.spec.max_batch_size).with_policy(policy)
     }
 }

@@ -12,6 +12,7 @@
 mod lanes;
 mod letters;
 mod sheds;
+mod streams;
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,6 +21,7 @@ use super::{
     lane_checkpoints::{self, LaneCheckpoint, LaneRow},
     outcome::Outcome,
     report::RateReport,
+    set_aside::{self, SetAsideState},
 };
 use crate::{
     cluster::fence::{self, Fence},
@@ -55,7 +57,7 @@ pub enum CommitError {
 
 /// The keys of the rows in the schema `sandmill` that a commit writes or refers to. If one of them
 /// is violated, another program changed these rows; no plugin's data can cause it.
-pub const OWN_KEYS: [&str; 10] = [
+pub const OWN_KEYS: [&str; 12] = [
     "cursors_pkey",
     "cursors_processor_generation_fkey",
     "dead_letters_pkey",
@@ -64,6 +66,8 @@ pub const OWN_KEYS: [&str; 10] = [
     "generations_processor_fkey",
     "lane_checkpoints_pkey",
     "lane_checkpoints_processor_generation_fkey",
+    "parked_streams_pkey",
+    "parked_streams_processor_generation_fkey",
     "sheds_pkey",
     "sheds_processor_generation_fkey",
 ];
@@ -151,21 +155,37 @@ struct CommitStatements {
     move_lanes: Statement,
     rejoin: Statement,
     dead_letters: Statement,
+    answered: Statement,
+    parked: Statement,
+    moved_streams: Statement,
     shed: Statement,
 }
 
 impl CommitStatements {
     /// Prepares the statements that the session has not prepared yet.
     async fn on(session: &Session) -> Result<Self, Error> {
-        let (move_cursor, leave, move_lanes, rejoin, dead_letters, shed) = tokio::try_join!(
+        let (move_cursor, leave, move_lanes, rejoin, dead_letters, answered, parked, moved_streams, shed) = tokio::try_join!(
             session.prepared(include_str!("commit/move_cursor.sql")),
             session.prepared(include_str!("commit/leave.sql")),
             session.prepared(include_str!("commit/move_lanes.sql")),
             session.prepared(include_str!("commit/rejoin.sql")),
             session.prepared(include_str!("commit/dead_letters.sql")),
+            session.prepared(include_str!("commit/answered.sql")),
+            session.prepared(include_str!("commit/parked.sql")),
+            session.prepared(include_str!("commit/moved_streams.sql")),
             session.prepared(include_str!("commit/shed.sql")),
         )?;
-        Ok(CommitStatements { move_cursor, leave, move_lanes, rejoin, dead_letters, shed })
+        Ok(CommitStatements {
+            move_cursor,
+            leave,
+            move_lanes,
+            rejoin,
+            dead_letters,
+            answered,
+            parked,
+            moved_streams,
+            shed,
+        })
     }
 }
 
@@ -177,6 +197,8 @@ pub struct TermStart {
     pub stored: Progress,
     /// Lanes behind that progress.
     pub checkpoints: Vec<(LaneKey, LaneRow)>,
+    /// What was set aside.
+    pub set_aside: SetAsideState,
 }
 
 impl Committer {
@@ -202,10 +224,11 @@ impl Committer {
         *owned = Some((share.clone(), fence.clone()));
         // The fence comes first, so the rows include everything that an earlier owner committed.
         let checkpoints = lane_checkpoints::read(&session, &share).await?;
+        let set_aside = set_aside::read(&session, &share).await?;
         let documents = DocumentWriter::open(&session, share.processor.owner(), collections).await?;
         session.give_back();
         let committer = Committer { sessions: sessions.clone(), borrower, began, share, fence, documents };
-        Ok(Some(TermStart { committer, stored, checkpoints }))
+        Ok(Some(TermStart { committer, stored, checkpoints, set_aside }))
     }
 
     /// Borrows a session on which this term may commit.
@@ -270,6 +293,8 @@ impl CommitTransaction<'_> {
             let rows = async {
                 tokio::try_join!(biased;
                     self.write_letters(commit.outcomes),
+                    self.delete_letters(commit.outcomes),
+                    self.write_streams(commit.outcomes),
                     self.write_sheds(commit.outcomes),
                     self.leave(commit.left),
                     self.move_lanes(commit.moved),
@@ -317,7 +342,8 @@ impl CommitTransaction<'_> {
     async fn move_cursor(&self, commit: &Commit<'_>) -> Result<(), Error> {
         let Share { processor, generation, number, .. } = self.share;
         let (from, to) = (commit.from.to_string(), commit.to.to_string());
-        let handled: i64 = commit.outcomes.iter().map(|(_, outcome)| outcome.handled as i64).sum();
+        let handled: i64 = commit.outcomes.iter().map(|(_, outcome)| outcome.counted() as i64).sum();
+        let discarded: i64 = commit.outcomes.iter().map(|(_, outcome)| outcome.discarded as i64).sum();
         let shed: i64 = sheds::of(commit.outcomes).map(|(_, shed)| shed.events as i64).sum();
         let rate = commit.report.map(|report| report.rate);
         // Measures are plain numbers, so they always serialize.
@@ -335,6 +361,7 @@ impl CommitTransaction<'_> {
                     &to,
                     &handled,
                     &shed,
+                    &discarded,
                     &rate,
                     &measures,
                 ],

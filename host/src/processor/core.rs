@@ -13,6 +13,7 @@
 mod commits;
 mod operators;
 mod reads;
+mod redeliveries;
 #[cfg(test)]
 mod tests;
 
@@ -25,16 +26,22 @@ use std::{
 use commits::Commits;
 use operators::Operators;
 use reads::{LaneReads, Tail};
+use redeliveries::Redeliveries;
 
 use super::{
     ProcessorState,
     gather::GatherResult,
-    in_flight::{CommitPlan, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, Weighted},
+    in_flight::{
+        CommitPlan, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, Redelivery, RedeliveryEnd, Request,
+        RunEnd, StreamMove, Weighted,
+    },
     lane::RunStop,
-    lane_checkpoints::{LaneRow, LaneState},
+    lane_checkpoints::{LaneRow, LaneState, ResumedLane},
     lockstep::LockstepTurn,
     pauses::Pause,
+    policy::Verdict,
     pressure::PressureSettings,
+    set_aside::SetAsideState,
 };
 use crate::{
     consumer::pages::PageScale,
@@ -134,9 +141,15 @@ pub enum Input<T> {
         stop: Option<RunStop>,
         /// Whether the failure policy stops the whole processor.
         stops_processor: bool,
+        /// The parked streams that it changed.
+        streams: Vec<StreamMove>,
+        /// Whether an event was set aside because the lane's row says so.
+        skipped: bool,
         /// Its results, to be committed.
         results: T,
     },
+    /// A redelivery has ended.
+    Redelivered(LaneKey, Redelivery, RedeliveryEnd<T>),
     /// A lane has read the log. If it shed what it read, the results of that.
     Found(LaneReading, GatherResult, Option<T>),
     /// A commit has succeeded.
@@ -151,6 +164,8 @@ pub enum Input<T> {
         class: &'static str,
         /// Why.
         why: String,
+        /// What the failure policy says about an event whose results are rejected alone.
+        verdict: Verdict,
     },
     /// Operators' decisions were read.
     Decisions {
@@ -161,7 +176,9 @@ pub enum Input<T> {
         /// The number of changes of tenants' own processors that `of_tenants` includes.
         replaced: u64,
         /// Lanes that were resumed.
-        resumed: Vec<LaneKey>,
+        resumed: Vec<ResumedLane>,
+        /// Requests about events that were set aside.
+        requests: Vec<Request>,
         /// Whether more remains to be read.
         more: bool,
     },
@@ -182,7 +199,7 @@ pub enum Input<T> {
     Tick,
 }
 
-/// What to do next. The first four start work whose outcome arrives later as an input. The others
+/// What to do next. The first five start work whose outcome arrives later as an input. The others
 /// are done before the next command.
 #[derive(Debug)]
 pub enum Command<T> {
@@ -197,6 +214,8 @@ pub enum Command<T> {
     },
     /// Run a lane.
     Run(LaneKey, LaneWork, Class),
+    /// Handle set-aside events of a lane again, or discard them.
+    Redeliver(LaneKey, Redelivery, Class),
     /// Read the log for a lane.
     ReadLane(LaneReading),
     /// Commit.
@@ -247,6 +266,7 @@ pub struct CoreSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Replacements,
+    Redeliveries,
     Runs,
     Page,
     LaneRead,
@@ -262,6 +282,7 @@ pub struct Core<T> {
     in_flight: InFlight<T>,
     tail: Tail,
     lane_reads: LaneReads,
+    redeliveries: Redeliveries,
     commits: Commits,
     operators: Operators,
     /// Number of runs under way.
@@ -294,6 +315,7 @@ impl<T: Weighted + Default> Core<T> {
             began: now.mono,
             tail: Tail::new(),
             lane_reads: LaneReads::new(),
+            redeliveries: Redeliveries::default(),
             commits: Commits::new(now),
             operators: Operators::new(),
             running: 0,
@@ -306,24 +328,38 @@ impl<T: Weighted + Default> Core<T> {
         }
     }
 
+    /// The same core with what was set aside before the term.
+    pub fn with_set_aside(mut self, SetAsideState { streams, requests, .. }: SetAsideState) -> Self {
+        for (lane, stream, place) in streams {
+            self.in_flight.insert_stream(lane, stream, place);
+        }
+        self.requested(requests);
+        self
+    }
+
     /// Applies an input.
     pub fn on(&mut self, input: Input<T>, now: Now, host: &impl Surroundings) {
         self.step = Step::Replacements;
         match input {
             Input::Page(page, lanes) => self.page_read(&page, lanes, now, host),
             Input::Shed(to, shed) => self.jumped(to, shed, now),
-            Input::Ran { lane, work, handled, stop, stops_processor, results } => {
-                let is_kept = self.ran(&lane, work, handled, stop, results, now);
+            Input::Ran { lane, work, handled, stop, stops_processor, streams, skipped, results } => {
+                let ending = ending(stop, now);
+                let is_kept = self.ran(&lane, work, RunEnd { handled, ending, streams, skipped, results }, now);
                 self.operators.pause_requested |= is_kept && stops_processor;
             }
+            Input::Redelivered(lane, redelivery, end) => self.redelivered(lane, redelivery, end, now),
             Input::Found(reading, result, shed) => {
                 (self.lane_reads.under_way, self.lane_reads.search) = (false, true);
                 self.in_flight.finish_reading(&reading, result, shed);
             }
             Input::Committed(plan) => self.committed(plan, now),
-            Input::Rejected { plan, culprit, class, why } => self.rejected(plan, culprit, class, why),
-            Input::Decisions { pauses, of_tenants, replaced, resumed, more } => {
-                self.decided(pauses, of_tenants, replaced, &resumed, more, now);
+            Input::Rejected { plan, culprit, class, why, verdict } => {
+                self.rejected(plan, culprit, class, why, verdict);
+            }
+            Input::Decisions { pauses, of_tenants, replaced, resumed, requests, more } => {
+                self.requested(requests);
+                self.decided(pauses, of_tenants, replaced, resumed, more, now);
             }
             Input::Replacements { of_tenants, replaced } => self.replaced(of_tenants, replaced),
             Input::Wake => self.tail.more_to_read = true,
@@ -347,7 +383,11 @@ impl<T: Weighted + Default> Core<T> {
         loop {
             // A step that may have more to do is taken again, the others once for each input.
             let (command, next) = match self.step {
-                Step::Replacements => (self.read_pauses(host), Step::Runs),
+                Step::Replacements => (self.read_pauses(host), Step::Redeliveries),
+                Step::Redeliveries => match self.start_redelivery(now, host) {
+                    Some(redelivery) => (Some(redelivery), Step::Redeliveries),
+                    None => (None, Step::Runs),
+                },
                 Step::Runs => match self.start_run(now, host) {
                     Some(run) => (Some(run), Step::Runs),
                     None => (None, Step::Page),
@@ -386,28 +426,13 @@ impl<T: Weighted + Default> Core<T> {
     }
 
     /// Applies the end of a run. The results wait for their commit. Returns whether they are kept.
-    fn ran(
-        &mut self,
-        lane: &LaneKey,
-        work: LaneWork,
-        handled: usize,
-        stop: Option<RunStop>,
-        results: T,
-        now: Now,
-    ) -> bool {
+    fn ran(&mut self, lane: &LaneKey, work: LaneWork, end: RunEnd<T>, now: Now) -> bool {
         self.running -= 1;
         self.commits.finished += 1;
         // A lane whose earlier results were rejected while it ran is ready only now.
         self.lane_reads.search |= self.in_flight.is_behind(lane);
-        let ending = match stop {
-            None => Ending::Handled,
-            Some(RunStop::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
-            Some(RunStop::Retry { after, counts, reason }) => {
-                let state = LaneState::Retrying { at: now.wall + after, reason };
-                if counts { Ending::Stopped(state) } else { Ending::Postponed(state) }
-            }
-        };
-        let is_kept = self.in_flight.finish(lane, work, handled, results, ending, now.wall);
+        self.redeliveries.search = true;
+        let is_kept = self.in_flight.finish(lane, work, end, now.wall);
         if !is_kept {
             // The lane reads these events again, and must not see their results.
             self.queued.push_back(Command::Unstage(lane.clone()));
@@ -463,8 +488,9 @@ impl<T: Weighted + Default> Core<T> {
         let left = |since: Instant, all: Duration| all.saturating_sub(now.since(since));
         let reads = !self.lane_reads.under_way && self.may_start();
         let due = self.lane_reads.due.filter(|_| reads).map(|at| now.until(at));
+        let redelivery = self.redeliveries.due.filter(|_| self.may_start()).map(|at| now.until(at));
         let still = self.still_since.map(|since| left(since, STANDSTILL));
-        let always = [due, still, self.drain_time_left(now)];
+        let always = [due, redelivery, still, self.drain_time_left(now)];
         // Steps that cannot run during a commit are left out until it has ended.
         let between = || {
             let commit = self.in_flight.patience_ends(self.patience()).map(|at| now.until(at));
@@ -554,10 +580,22 @@ impl<T: Weighted + Default> Core<T> {
         let (rows, need_attention) = self.in_flight.rows_counted();
         Some(ProcessorState {
             seen: Some(self.in_flight.settled().seen().clone()),
-            lanes_moving: rows - need_attention + self.in_flight.rows_pending(),
+            lanes_moving: rows - need_attention + self.in_flight.rows_pending() + self.in_flight.lanes_requested(),
             lanes_needing_attention: need_attention,
             paused: self.in_flight.paused().cloned(),
             replaced: self.operators.replaced,
         })
+    }
+}
+
+/// The end of a piece of work, from what stopped its run.
+fn ending(stop: Option<RunStop>, now: Now) -> Ending {
+    match stop {
+        None => Ending::Handled,
+        Some(RunStop::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
+        Some(RunStop::Retry { after, counts, reason }) => {
+            let state = LaneState::Retrying { at: now.wall + after, reason };
+            if counts { Ending::Stopped(state) } else { Ending::Postponed(state) }
+        }
     }
 }

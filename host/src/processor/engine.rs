@@ -8,6 +8,7 @@
 
 mod commits;
 mod reads;
+mod redeliveries;
 mod report;
 mod runs;
 mod surroundings;
@@ -25,14 +26,15 @@ use super::{
     Config, ProcessorState,
     core::{Command, Core, CoreSettings, Input, Now},
     decisions::Decisions,
-    in_flight::InFlightBounds,
+    in_flight::{InFlightBounds, Request},
     lane::{Runner, TermEnded},
-    lane_checkpoints,
+    lane_checkpoints::{self, ResumedLane},
     lockstep::LockstepMember,
     pauses,
     pressure::PressureSettings,
     report::Reporter,
-    term::Term,
+    set_aside,
+    term::{SetAsideReaders, Term},
     term_errors::TermErrors,
 };
 use crate::{
@@ -67,6 +69,8 @@ pub(super) struct Engine<'a> {
     core: Core<WorkResults>,
     host: HostSurroundings<'a>,
     reads: LogReads,
+    /// The source of readers for set-aside events.
+    set_aside: SetAsideReaders,
     runs: Runs,
     commits: Commits<'a>,
     documents: DocumentReads,
@@ -100,9 +104,10 @@ impl<'a> Engine<'a> {
             runner,
             pressure,
             report,
-            core: Core::new(term.stored, term.checkpoints, bounds, settings, now()),
+            core: Core::new(term.stored, term.checkpoints, bounds, settings, now()).with_set_aside(term.set_aside),
             host: HostSurroundings { tenants, runner, member, errors, replacements: tenants.replacements() },
             reads: LogReads::new(term.pages, term.lanes),
+            set_aside: term.pages_of_set_aside,
             runs: Runs::new(),
             commits: Commits::new(term.committer, has_committed),
             documents: DocumentReads::new(term.documents),
@@ -143,6 +148,7 @@ impl<'a> Engine<'a> {
                 self.reads.start_page(after, scale, self.router, shed_after);
             }
             Command::Run(lane, work, class) => self.start_run(lane, work, class),
+            Command::Redeliver(lane, redelivery, class) => self.start_redelivery(lane, redelivery, class),
             Command::ReadLane(reading) => self.reads.start_lane(reading, self.router, self.pressure.shed_after()),
             Command::Commit(plan) => self.start_commit(plan),
             Command::ReadDecisions => self.read_decisions(decisions).await?,
@@ -236,20 +242,30 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Reads operators' decisions: pauses, and lanes that were resumed.
+    /// Reads operators' decisions: pauses, lanes that were resumed, and requests about set-aside
+    /// events.
     async fn read_decisions(&mut self, decisions: &Decisions) -> Result<(), TermEnded> {
         let session = self.commits.committer.session().await?;
         let pauses = pauses::read(&session, self.id).await;
         let pauses = pauses.map_err(|e| anyhow::anyhow!(describe(&e)))?;
         let resumed = lane_checkpoints::take_resumed(&session, self.commits.committer.share()).await;
         let (resumed, more) = resumed.map_err(|e| anyhow::anyhow!(describe(&e)))?;
+        let requests = set_aside::take_requests(&session, self.commits.committer.share()).await;
+        let (requests, more_requests) = requests.map_err(|e| anyhow::anyhow!(describe(&e)))?;
+        if !resumed.is_empty() {
+            let counts = set_aside::counts(&session, self.commits.committer.share()).await;
+            self.runner.budgets.replace(counts.map_err(|e| anyhow::anyhow!(describe(&e)))?);
+        }
         session.give_back();
-        if let Some(lane) = resumed.first() {
+        if let Some(ResumedLane { lane, .. }) = resumed.first() {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
-        let more = more || !decisions.agree(self.id, &pauses);
+        if let Some(Request { lane, .. }) = requests.first() {
+            tracing::info!(processor = %self.id, %lane, requests = requests.len(), "operators asked to handle or discard set-aside events");
+        }
+        let more = more || more_requests || !decisions.agree(self.id, &pauses);
         let (replaced, of_tenants) = self.host.read_replacements(self.id);
-        let input = Input::Decisions { pauses, of_tenants, replaced, resumed, more };
+        let input = Input::Decisions { pauses, of_tenants, replaced, resumed, requests, more };
         self.core.on(input, now(), &self.host);
         if self.core.is_paused() {
             self.host.leave_lockstep();

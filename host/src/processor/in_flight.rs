@@ -28,8 +28,10 @@
 mod catch_up;
 mod lane;
 mod parked;
+mod parked_streams;
 mod pauses;
 mod plan;
+mod redelivery;
 mod shed;
 mod slots;
 mod work;
@@ -41,15 +43,19 @@ use std::{
 };
 
 pub use catch_up::LaneReading;
-use lane::{Feed, FinishedWork, Lane, LaneStop};
+use lane::{Feed, FinishedWork, Lane, LaneChanges, LaneStop, Running};
 use parked::{Parked, ParkedLane};
-pub use plan::{CommitPlan, Patience};
+use parked_streams::StreamTable;
+pub use parked_streams::{ParkedStreams, StreamMove, StreamPlace};
+pub use plan::{CommitPlan, Patience, Refusal};
+use redelivery::Requests;
+pub use redelivery::{Redelivered, Redelivery, RedeliveryEnd, Request, RequestAction, SetAside};
 use slots::Slots;
-pub use work::{Ending, LaneWork, PageNumber, Weighted};
+pub use work::{Ending, LaneWork, PageNumber, RunEnd, Weighted};
 
 use super::{
     attempts,
-    lane_checkpoints::{LaneRow, LaneState, RowState},
+    lane_checkpoints::{LaneRow, LaneState, RowState, Skip},
     pauses::Pause,
 };
 use crate::model::{cursor::Progress, event::Event, handler::Reason, ids::LaneKey};
@@ -112,6 +118,10 @@ pub struct InFlight<T> {
     lanes: BTreeMap<LaneKey, Lane<T>>,
     /// Lanes that are behind and idle; their number is unbounded.
     parked: Parked,
+    /// Parked streams.
+    streams: StreamTable,
+    /// Operators' requests about events that were set aside.
+    requests: Requests,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
     /// The slots that running lanes occupy, and the lanes that wait for their tenant's share of
@@ -143,6 +153,8 @@ impl<T: Weighted> InFlight<T> {
             open_pages: VecDeque::new(),
             lanes: BTreeMap::new(),
             parked,
+            streams: StreamTable::default(),
+            requests: Requests::default(),
             startable: VecDeque::new(),
             slots: Slots::new(bounds.lanes_at_once),
             suspects: Vec::new(),
@@ -265,8 +277,15 @@ impl<T: Weighted> InFlight<T> {
             // An unknown lane has missed nothing since the cursor: no page in between had events
             // for it.
             let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
-            let work =
-                LaneWork { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
+            let work = LaneWork {
+                page: number,
+                difference: difference.clone(),
+                end: page.to.clone(),
+                events,
+                attempts: 0,
+                skip: lane.row.as_ref().and_then(|row| row.skip.clone()),
+                parked: None,
+            };
             lane.push(work);
             // A lane without a row holds only what the open pages brought, which is bounded.
             let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
@@ -321,6 +340,7 @@ impl<T: Weighted> InFlight<T> {
                     state: LaneState::Retrying { at, reason },
                     attempts: next.map_or(0, |next| next.attempts),
                     event_position: next.and_then(|next| next.events.first()).map(|event| event.position),
+                    skip: None,
                 });
                 lane.feed = Feed::Detached;
                 lane.drop_queue();
@@ -328,9 +348,10 @@ impl<T: Weighted> InFlight<T> {
                 self.start_first(next);
                 continue;
             }
-            let Some(work) = lane.queue.pop_front() else { continue };
+            let Some(mut work) = lane.queue.pop_front() else { continue };
             lane.queued_bytes -= work.weight();
-            lane.running = Some(work.page);
+            lane.running = Some(Running::Page(work.page));
+            work.parked = self.streams.latest(&key);
             self.slots.take(&key);
             return Some((key, work));
         }
@@ -343,18 +364,10 @@ impl<T: Weighted> InFlight<T> {
         }
     }
 
-    /// Records the end of a lane's work after `handled` of its events. Returns whether the results
-    /// are kept. They are dropped if a commit of the lane's earlier results was rejected in the
-    /// meantime.
-    pub fn finish(
-        &mut self,
-        key: &LaneKey,
-        work: LaneWork,
-        handled: usize,
-        results: T,
-        ending: Ending,
-        now: SystemTime,
-    ) -> bool {
+    /// Records the end of a lane's work. Returns whether the results are kept. They are dropped if a
+    /// commit of the lane's earlier results was rejected in the meantime.
+    pub fn finish(&mut self, key: &LaneKey, work: LaneWork, end: RunEnd<T>, now: SystemTime) -> bool {
+        let RunEnd { handled, ending, streams, skipped, results } = end;
         let next = self.slots.end(key);
         self.start_first(next);
         let replaced = match &ending {
@@ -370,7 +383,13 @@ impl<T: Weighted> InFlight<T> {
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
             self.uncommitted_bytes += results.weight();
-            lane.done.push_back(FinishedWork { page: work.page, end, first, events: handled, results });
+            let changes = LaneChanges { streams, skipped, redelivered: None };
+            let changes = (skipped || !changes.streams.is_empty()).then(|| Box::new(changes));
+            if let Some(changes) = &changes {
+                self.streams.finished(key, &changes.streams);
+            }
+            let (page, end) = (work.page, Some(end));
+            lane.done.push_back(FinishedWork { page, end, first, events: handled, results, changes });
         }
         let attempts = match ending {
             Ending::Postponed(_) => attempts::earlier(work.attempts, handled),
@@ -394,6 +413,7 @@ impl<T: Weighted> InFlight<T> {
                     state: replaced.map_or(state, LaneState::Paused),
                     attempts,
                     event_position: work.events.get(handled).map(|event| event.position),
+                    skip: None,
                 });
                 lane.feed = Feed::Detached;
                 lane.drop_queue();

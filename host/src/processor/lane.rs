@@ -10,6 +10,8 @@
 //! of handled events, their effects, and what stopped the rest.
 
 mod bisection;
+mod failing;
+mod parking;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,11 +19,11 @@ use std::{
 };
 
 use bisection::Bisection;
+use failing::{EventFailure, FailedEvent, plugin_reason};
 
 use crate::{
     consumer::router::Router,
     model::{
-        diagnostics::Diagnostics,
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
         handler::{BoxFuture, CallFailure, Documents, Failure, Reason},
@@ -31,12 +33,12 @@ use crate::{
     },
     processor::{
         attempts,
+        budgets::Budgets,
         code::{CodeVersion, SwappableCode},
-        outcome::Outcome,
-        policy::{
-            FailedAttempt, Verdict, Wish,
-            breaker::{self, Breaker},
-        },
+        in_flight::{ParkedStreams, StreamPlace},
+        lane_checkpoints::Skip,
+        outcome::{DeadLetter, Outcome},
+        policy::{Wish, breaker::Breaker},
     },
     projections::documents::{self, Changes, DocumentKey},
     scheduler::{Class, CommitWaiters, Scheduler, TaskMeter},
@@ -70,6 +72,37 @@ pub struct Runner {
     pub waiters: Arc<CommitWaiters>,
     /// The bound on how fast failure policies set events aside.
     pub breaker: Arc<Mutex<Breaker>>,
+    /// The bounds on how many events of a tenant are set aside.
+    pub budgets: Arc<Budgets>,
+}
+
+/// Events to handle, and how they reach the lane.
+#[derive(Clone, Copy)]
+pub struct Delivery<'a> {
+    /// The events, by position.
+    pub events: &'a [Arc<Event>],
+    /// Earlier attempts at the first event.
+    pub attempts: u32,
+    /// Recent wall-clock time per event of this lane.
+    pub cost: Option<Duration>,
+    /// An event to set aside without a call.
+    pub skip: Option<&'a Skip>,
+    /// Parked streams, whose events are passed over.
+    pub parked: Option<&'a ParkedStreams>,
+    /// Where the events come from.
+    pub source: DeliverySource,
+}
+
+/// Where the events of a delivery come from, which decides what happens to one that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliverySource {
+    /// The log. The failure policy decides.
+    Log,
+    /// Dead letters. Such an event stays a dead letter, unless the policy retries it.
+    Letters,
+    /// A parked stream. The stream stays parked before the event, unless the policy retries it or
+    /// sets it aside.
+    ParkedStream,
 }
 
 /// The end of a run.
@@ -77,6 +110,10 @@ pub struct Runner {
 pub struct LaneRun {
     /// What it leaves to be written.
     pub outcome: Outcome,
+    /// Whether the event to set aside without a call was set aside.
+    pub skipped: bool,
+    /// The event of a parked stream that failed for good, so that the stream stays parked.
+    pub failed: Option<DeadLetter>,
     /// What stopped the lane before the next event.
     pub stop: Option<RunStop>,
     /// Whether the processor must be paused, besides the lane.
@@ -85,7 +122,8 @@ pub struct LaneRun {
     pub cost: Option<Duration>,
     /// CPU time of all calls, and their time in the queue for guest threads.
     pub meter: Arc<TaskMeter>,
-    breaker: Arc<Mutex<Breaker>>,
+    /// Streams that it parked.
+    newly_parked: Vec<(Arc<str>, StreamPlace, DeadLetter)>,
 }
 
 /// The reason why a run stopped its lane.
@@ -118,29 +156,34 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 impl Runner {
     /// A runner for the subscription of a spec. Its results are kept (`replaying` is false).
     pub fn new(spec: &ProcessorSpec, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
-        let (router, waiters, breaker) = (Router::new(spec), Arc::default(), Arc::default());
-        Runner { code, scheduler, deferred: None, router, replaying: false, waiters, breaker }
+        Runner {
+            code,
+            scheduler,
+            deferred: None,
+            router: Router::new(spec),
+            replaying: false,
+            waiters: Arc::default(),
+            breaker: Arc::default(),
+            budgets: Arc::default(),
+        }
     }
 
-    /// Handles a lane's events, or as many as fit into one run. The first was attempted `attempts`
-    /// times before. `class` is the scheduling class, and `cost` the recent wall-clock time per
-    /// event of this lane.
+    /// Handles a lane's events, or as many as fit into one run. `class` is the scheduling class.
     pub async fn run(
         &self,
         lane: &LaneKey,
         class: Class,
-        events: &[Arc<Event>],
-        attempts: u32,
-        cost: Option<Duration>,
+        delivery: Delivery<'_>,
         documents: Arc<documents::TermDocuments>,
     ) -> Result<LaneRun, TermEnded> {
         let documents =
             Arc::new(LaneDocuments { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
-        self.run_over(lane, class, events, attempts, cost, documents).await
+        self.deliver(lane, class, delivery, documents).await
     }
 
-    /// The same with documents from elsewhere: `documents` are the lane's documents as they were
-    /// before this run.
+    /// The same for events of the log with documents from elsewhere: `documents` are the lane's
+    /// documents as they were before this run. The first event was attempted `attempts` times
+    /// before, and `cost` is the recent wall-clock time per event of this lane.
     pub async fn run_over(
         &self,
         lane: &LaneKey,
@@ -150,27 +193,49 @@ impl Runner {
         cost: Option<Duration>,
         documents: Arc<dyn Documents>,
     ) -> Result<LaneRun, TermEnded> {
+        let delivery = Delivery { events, attempts, cost, skip: None, parked: None, source: DeliverySource::Log };
+        self.deliver(lane, class, delivery, documents).await
+    }
+
+    /// Handles a delivery over a lane's documents.
+    async fn deliver(
+        &self,
+        lane: &LaneKey,
+        class: Class,
+        delivery: Delivery<'_>,
+        documents: Arc<dyn Documents>,
+    ) -> Result<LaneRun, TermEnded> {
+        let Delivery { cost, skip, source, .. } = delivery;
         let view = Arc::new(LaneView { lane: lane.clone(), documents, earlier: Mutex::default() });
-        let mut run = LaneRun { cost, breaker: self.breaker.clone(), ..LaneRun::default() };
-        let first_unreadable = |from: usize| {
-            let found = self.router.unreadable(lane, &events[from..]);
-            found.map(|(index, reason)| (from + index, reason))
-        };
-        let mut unreadable = first_unreadable(0);
+        let mut run = LaneRun { cost, ..LaneRun::default() };
+        // The events that are not passed over. What is counted as handled is counted in these.
+        let mut events = delivery.without_parked();
+        let attempted_first = events.first().is_some_and(|first| delivery.events.first() == Some(first));
+        let mut attempts = if attempted_first { delivery.attempts } else { 0 };
         let mut bisection = Bisection::new(attempts);
+        let mut obstacle = self.obstacle(lane, &events, skip);
         let (began, mut bytes) = (Instant::now(), 0);
         let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
         while run.stop.is_none()
             && run.outcome.handled < events.len()
             && (run.outcome.handled == 0 || may_continue(bytes))
         {
-            if let Some((_, reason)) = unreadable.take_if(|(index, _)| *index == run.outcome.handled) {
-                run.fail(&self.code.current(), lane, &events[run.outcome.handled], attempts, reason.into());
-                unreadable = first_unreadable(run.outcome.handled);
+            let at = run.outcome.handled;
+            if let Some((_, obstacle_there)) = obstacle.take_if(|(index, _)| *index == at) {
+                let version = self.code.current();
+                let failed = FailedEvent { lane, event: &events[at], attempts, source };
+                match obstacle_there {
+                    Obstacle::Skip(reason) => run.skip(&version, &failed, reason),
+                    Obstacle::Unreadable(reason) => self.fail(&mut run, &version, &failed, reason.into()),
+                }
+                run.drop_parked(&mut events, &mut attempts);
+                let from = run.outcome.handled;
+                let later = self.obstacle(lane, &events[from..], skip.filter(|_| !run.skipped));
+                obstacle = later.map(|(index, obstacle)| (from + index, obstacle));
                 continue;
             }
-            let readable = unreadable.as_ref().map_or(events.len(), |(index, _)| *index);
-            let rest = &events[run.outcome.handled..readable];
+            let readable = obstacle.as_ref().map_or(events.len(), |(index, _)| *index);
+            let rest = &events[at..readable];
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
@@ -183,7 +248,11 @@ impl Runner {
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
             if next.is_empty() {
                 let Some(reason) = loaded.and_then(|loaded| loaded.unread) else { break };
-                run.fail(&self.code.current(), lane, &rest[0], attempts, reason.into());
+                let failed = FailedEvent { lane, event: &rest[0], attempts, source };
+                self.fail(&mut run, &self.code.current(), &failed, reason.into());
+                if run.drop_parked(&mut events, &mut attempts) {
+                    obstacle = self.obstacle(lane, &events[at..], skip).map(|(index, found)| (at + index, found));
+                }
                 continue;
             }
             let ready = Instant::now();
@@ -203,6 +272,14 @@ impl Runner {
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
             drop((under_way, permit));
             version.answered(lane, ready.elapsed());
+            let answer = answer.and_then(|effects| match source {
+                DeliverySource::Letters => Ok(effects),
+                // An event over the budget is found by halving, like one that fails.
+                _ => match self.budgets.add_letters(&lane.tenant, effects.skipped.len()) {
+                    Ok(()) => Ok(effects),
+                    Err(reason) => Err(Failure::Block(reason).into()),
+                },
+            });
             let failure = match answer {
                 Ok(effects) => {
                     bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
@@ -231,12 +308,29 @@ impl Runner {
             if let Some(failure) = failure
                 && let Some(event) = batch.events.get(run.outcome.handled - before)
             {
-                run.fail(&version, lane, event, attempts, failure);
+                let failed = FailedEvent { lane, event, attempts, source };
+                self.fail(&mut run, &version, &failed, failure);
                 bisection.found();
+                if run.drop_parked(&mut events, &mut attempts) {
+                    let from = run.outcome.handled;
+                    obstacle = self.obstacle(lane, &events[from..], skip).map(|(index, found)| (from + index, found));
+                }
             }
         }
         run.outcome.documents = std::mem::take(&mut *view.earlier()).into();
+        run.pass_parked(lane, &delivery, &events);
         Ok(run)
+    }
+
+    /// The first event that cannot be handled by a call, or must not be.
+    fn obstacle(&self, lane: &LaneKey, events: &[Arc<Event>], skip: Option<&Skip>) -> Option<(usize, Obstacle)> {
+        let skipped = skip.and_then(|skip| {
+            let index = events.iter().position(|event| event.position == skip.position)?;
+            Some((index, Obstacle::Skip(skip.reason.clone())))
+        });
+        let unreadable = self.router.unreadable(lane, events);
+        let unreadable = unreadable.map(|(index, reason)| (index, Obstacle::Unreadable(reason)));
+        skipped.into_iter().chain(unreadable).min_by_key(|(index, _)| *index)
     }
 
     /// Loads the deferred data of events, as far as there is room, and charges their tenant. None
@@ -324,68 +418,14 @@ impl LaneRun {
         let reason = plugin_reason(&halt.code, halt.message, "stopped before the event");
         Some(EventFailure { reason, wish, diagnostics })
     }
-
-    /// Applies the policy of the version that failed at the next event, which was attempted
-    /// `earlier` times before if it is the first one of the run.
-    fn fail(&mut self, version: &CodeVersion, lane: &LaneKey, event: &Event, earlier: u32, failure: EventFailure) {
-        let EventFailure { reason, wish, diagnostics } = failure;
-        // An event that cannot be read says nothing about the code, and one that failed before says
-        // nothing about this version.
-        let failed_before = attempts::earlier(earlier, self.outcome.handled) > 0;
-        let is_excused = reason.is_about_the_event() || failed_before;
-        let on_probation = version.is_on_probation() && !is_excused;
-        let attempt = attempts::with_this(earlier, self.outcome.handled);
-        let spread = u64::from(lane.bucket()) << 32 | event.position as u64;
-        let failed = FailedAttempt { class: &reason.class, wish, attempt, on_probation, spread };
-        let (mut verdict, mut reason) = (version.policy.verdict(&failed), reason);
-        let admits = || self.breaker.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now());
-        if verdict == Verdict::SetAside && !admits() {
-            let (most, seconds) = (breaker::MOST, breaker::WITHIN.as_secs());
-            let why = format!(
-                "not set aside, because this processor has already set {most} events aside within {seconds} s; fix the plugin, then resume the lane"
-            );
-            (verdict, reason) = (Verdict::Stop, Reason::new(&reason.class, format!("{}; {why}", reason.message)));
-        }
-        match verdict {
-            Verdict::Again { .. } => {}
-            Verdict::Stop | Verdict::StopProcessor if reason.is_about_the_event() => {}
-            Verdict::Stop | Verdict::StopProcessor => version.failed(lane, &reason),
-            // The trial has begun since the verdict.
-            Verdict::SetAside if version.is_on_probation() && !is_excused => version.failed(lane, &reason),
-            Verdict::SetAside => {}
-        }
-        match verdict {
-            Verdict::Again { after, counts } => self.stop = Some(RunStop::Retry { after, counts, reason }),
-            Verdict::Stop | Verdict::StopProcessor => {
-                self.stop = Some(RunStop::Block(reason));
-                self.stops_processor = verdict == Verdict::StopProcessor;
-            }
-            Verdict::SetAside => {
-                self.outcome.set_aside(lane, event, version.digest.clone(), reason, attempt, diagnostics);
-                self.outcome.handled += 1;
-            }
-        }
-    }
 }
 
-/// The failure of one event.
-struct EventFailure {
-    reason: Reason,
-    wish: Wish,
-    diagnostics: Option<Box<Diagnostics>>,
-}
-
-/// The failure of an event that was not passed to the handler.
-impl From<Reason> for EventFailure {
-    fn from(reason: Reason) -> Self {
-        EventFailure { reason, wish: Wish::None, diagnostics: None }
-    }
-}
-
-/// The plugin author's reason, or a default message.
-fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
-    let class = if code.is_empty() { "plugin".to_string() } else { format!("plugin:{code}") };
-    Reason::new(&class, if message.is_empty() { format!("the plugin {otherwise}") } else { message })
+/// The reason why an event is not handled by a call.
+enum Obstacle {
+    /// It is set aside without one.
+    Skip(Reason),
+    /// Its lane cannot be determined.
+    Unreadable(Reason),
 }
 
 /// A lane's view of the documents of its tenant, including uncommitted changes of its earlier

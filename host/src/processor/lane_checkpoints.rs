@@ -9,7 +9,7 @@
 //! and stay in the database. The host keeps only what a lane needs to continue ([`LaneRow`]), and
 //! reads rows again only for lanes that were resumed.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     db::{Error, GenericClient, Row, Session},
@@ -39,6 +39,27 @@ pub struct LaneCheckpoint {
     pub attempts: u32,
     /// Position of that event, if it is known.
     pub event_position: Option<i64>,
+    /// The event to set aside when the lane continues, if there is one.
+    pub skip: Option<Arc<Skip>>,
+}
+
+/// An event that its lane sets aside without a call, because an operator or a failure policy
+/// decided so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// Its position.
+    pub position: i64,
+    /// Why the lane stopped before it.
+    pub reason: Reason,
+}
+
+/// A lane that was resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumedLane {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The event to set aside, if it is to continue after it.
+    pub skip: Option<Arc<Skip>>,
 }
 
 /// What happens next to a lane behind the cursor.
@@ -88,6 +109,8 @@ pub struct LaneRow {
     pub state: RowState,
     /// Number of attempts at the next event.
     pub attempts: u32,
+    /// The event to set aside when the lane continues, if there is one.
+    pub skip: Option<Arc<Skip>>,
 }
 
 /// A [`LaneState`] without its reason.
@@ -130,7 +153,8 @@ impl From<&LaneCheckpoint> for LaneRow {
             LaneState::Blocked(_) => RowState::Blocked,
             LaneState::Paused(_) => RowState::Paused,
         };
-        LaneRow { progress: checkpoint.progress.clone(), state, attempts: checkpoint.attempts }
+        let (progress, skip) = (checkpoint.progress.clone(), checkpoint.skip.clone());
+        LaneRow { progress, state, attempts: checkpoint.attempts, skip }
     }
 }
 
@@ -176,7 +200,15 @@ fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
     };
     let attempts = row.get::<_, i32>(4).try_into().unwrap_or(0);
     let lane = LaneKey { tenant, key: row.get::<_, &str>(1).into() };
-    Some((lane, LaneRow { progress: row.get::<_, &str>(2).parse().ok()?, state, attempts }))
+    let skip = skip(row, 6);
+    Some((lane, LaneRow { progress: row.get::<_, &str>(2).parse().ok()?, state, attempts, skip }))
+}
+
+/// The event that a lane sets aside when it continues, from three columns: position, class and
+/// reason.
+fn skip(row: &Row, first: usize) -> Option<Arc<Skip>> {
+    let position = row.get::<_, Option<i64>>(first)?;
+    Some(Arc::new(Skip { position, reason: Reason::new(row.get(first + 1), row.get::<_, &str>(first + 2)) }))
 }
 
 /// Resumes waiting lanes of the serving generation: all of a processor, those of one tenant, or one
@@ -192,13 +224,14 @@ pub async fn resume(
 
 /// Takes lanes of a share that were [resumed](resume): each is returned once. Also returns whether
 /// there may be more.
-pub async fn take_resumed(session: &Session, share: &Share) -> Result<(Vec<LaneKey>, bool), Error> {
+pub async fn take_resumed(session: &Session, share: &Share) -> Result<(Vec<ResumedLane>, bool), Error> {
     let Share { processor, generation, owns, .. } = share;
     let params: [&(dyn crate::db::types::ToSql + Sync); 5] =
         [&processor.as_str(), generation, &owns.first(), &owns.last(), &AT_ONCE];
     let rows = session.query(TAKE_RESUMED, &params).await?;
     let more = rows.len() as i64 == AT_ONCE;
-    Ok((rows.iter().filter_map(lane).collect(), more))
+    let resumed = |row: &Row| Some(ResumedLane { lane: lane(row)?, skip: skip(row, 2) });
+    Ok((rows.iter().filter_map(resumed).collect(), more))
 }
 
 /// Resumes all blocked lanes of a processor, and passes each of them to `each`.

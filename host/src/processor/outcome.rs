@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::shed::Shed;
+use super::{in_flight::StreamPlace, shed::Shed};
 use crate::{
     model::{diagnostics::Diagnostics, event::Event, handler::Reason, ids::LaneKey},
     projections::documents::{self, Changes},
@@ -15,13 +15,22 @@ use crate::{
 /// The results of handled or shed events.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Number of events handled, counted from the first.
+    /// Number of events that the lane has passed, counted from the first: all that were handled, set
+    /// aside or passed over.
     pub handled: usize,
     /// Changed documents, with the last change of each. Shared with the commit that writes them,
     /// because they are needed again if it is rejected.
     pub documents: Arc<Changes>,
-    /// Handled events that were set aside.
+    /// Those of them that were set aside.
     pub dead_letters: Vec<DeadLetter>,
+    /// The number of those that were passed over because their stream is parked.
+    pub parked: usize,
+    /// Parked streams that have changed; the last change of each counts.
+    pub streams: Vec<StreamChange>,
+    /// Positions of dead letters that are deleted: they were handled again, or discarded.
+    pub answered: Vec<i64>,
+    /// Number of set-aside events that were discarded.
+    pub discarded: usize,
     /// Events that were shed instead of being handled.
     pub shed: Option<Shed>,
 }
@@ -34,7 +43,14 @@ impl Outcome {
 
     /// Bytes that it holds until the commit.
     pub fn bytes(&self) -> usize {
-        documents::bytes(&self.documents) + self.dead_letters.iter().map(DeadLetter::bytes).sum::<usize>()
+        let failed = self.streams.iter().filter_map(|change| change.failed.as_ref());
+        let letters = self.dead_letters.iter().chain(failed).map(DeadLetter::bytes).sum::<usize>();
+        documents::bytes(&self.documents) + letters
+    }
+
+    /// Number of events that count as handled.
+    pub fn counted(&self) -> usize {
+        self.handled.saturating_sub(self.dead_letters.len() + self.parked)
     }
 
     /// Sets a handled event aside.
@@ -47,17 +63,7 @@ impl Outcome {
         attempts: u32,
         diagnostics: Option<Box<Diagnostics>>,
     ) {
-        self.dead_letters.push(DeadLetter {
-            lane: lane.clone(),
-            position: event.position,
-            event_id: event.id.clone(),
-            stream: event.stream.clone(),
-            stream_version: event.version,
-            digest,
-            reason,
-            attempts,
-            diagnostics,
-        });
+        self.dead_letters.push(DeadLetter::new(lane, event, digest, reason, attempts, diagnostics));
     }
 }
 
@@ -84,7 +90,59 @@ pub struct DeadLetter {
     pub diagnostics: Option<Box<Diagnostics>>,
 }
 
+/// A change of a parked stream.
+#[derive(Clone, Debug)]
+pub struct StreamChange {
+    /// The lane that handles the stream.
+    pub lane: LaneKey,
+    /// The stream.
+    pub stream: Arc<str>,
+    /// The events that wait now.
+    pub place: StreamPlace,
+    /// The event that failed, if one did.
+    pub failed: Option<DeadLetter>,
+    /// Whether it answers an operator's request.
+    pub answers: bool,
+}
+
 impl DeadLetter {
+    /// A letter for an event of a lane.
+    pub(super) fn new(
+        lane: &LaneKey,
+        event: &Event,
+        digest: Arc<str>,
+        reason: Reason,
+        attempts: u32,
+        diagnostics: Option<Box<Diagnostics>>,
+    ) -> Self {
+        DeadLetter {
+            lane: lane.clone(),
+            position: event.position,
+            event_id: event.id.clone(),
+            stream: event.stream.clone(),
+            stream_version: event.version,
+            digest,
+            reason,
+            attempts,
+            diagnostics,
+        }
+    }
+
+    /// The letter of an event that can no longer be read. What is stored of the event stays.
+    pub(super) fn of_missing(lane: &LaneKey, position: i64, reason: Reason) -> Self {
+        DeadLetter {
+            lane: lane.clone(),
+            position,
+            event_id: "".into(),
+            stream: "".into(),
+            stream_version: 0,
+            digest: "".into(),
+            reason,
+            attempts: 0,
+            diagnostics: None,
+        }
+    }
+
     /// Bytes that it holds until the commit.
     pub fn bytes(&self) -> usize {
         let diagnostics = self.diagnostics.as_ref().map_or(0, |diagnostics| diagnostics.bytes());

@@ -19,6 +19,7 @@ mod settings;
 
 use std::time::Duration;
 
+use super::budgets::LETTERS_LIMIT;
 use back_off::{BackOff, LONGEST_REQUEST};
 pub use settings::{CODE, FailureRule, FailureSettings, Then};
 
@@ -40,7 +41,7 @@ pub enum Blame {
 
 /// Every class of a failure that the host produces, and its family. Plugins add `plugin` and
 /// `plugin:CODE`.
-const CLASSES: [(&str, Blame); 23] = [
+const CLASSES: [(&str, Blame); 24] = [
     ("changes-limit", Blame::Event),
     ("document-limit", Blame::Event),
     ("document-unreadable", Blame::Event),
@@ -52,6 +53,7 @@ const CLASSES: [(&str, Blame); 23] = [
     ("read-limit", Blame::Event),
     ("reads-limit", Blame::Event),
     ("refused-call", Blame::Event),
+    (LETTERS_LIMIT, Blame::Event),
     (REFUSED_COMMIT, Blame::Event),
     ("trap", Blame::Event),
     ("unreadable-data", Blame::Event),
@@ -70,9 +72,8 @@ const CLASSES: [(&str, Blame); 23] = [
 /// so no setting applies to it.
 const THROTTLED: &str = crate::tenants::rates::THROTTLED;
 
-/// The class of a lane whose data the database refused. The lane always blocks, so no setting
-/// applies to it.
-const REFUSED_COMMIT: &str = "refused-commit";
+/// The class of a lane whose data the database refused.
+pub const REFUSED_COMMIT: &str = "refused-commit";
 
 /// The class of a plugin's failure that has no code.
 const PLUGIN: &str = "plugin";
@@ -171,6 +172,8 @@ pub enum Verdict {
     },
     /// The event becomes a dead letter, and the lane continues after it.
     SetAside,
+    /// The event's stream is parked, and the lane continues without it.
+    Park,
     /// The lane blocks.
     Stop,
     /// The lane blocks, and the processor is paused.
@@ -182,12 +185,19 @@ pub enum Verdict {
 pub struct FailurePolicy {
     /// The operator's settings for the processor, then those of the plugin's manifest.
     layers: [FailureSettings; 2],
+    /// Whether a lane stops where the settings say that the stream is parked.
+    stops_instead_of_parking: bool,
 }
 
 impl FailurePolicy {
     /// The policy of a manifest, under the operator's settings for the processor.
     pub fn new(operator: FailureSettings, manifest: FailureSettings) -> Self {
-        FailurePolicy { layers: [operator, manifest] }
+        FailurePolicy { layers: [operator, manifest], stops_instead_of_parking: false }
+    }
+
+    /// The same policy for lanes whose streams cannot be parked: such a lane stops instead.
+    pub fn without_parking(self) -> Self {
+        FailurePolicy { stops_instead_of_parking: true, ..self }
     }
 
     /// What happens after a failed attempt.
@@ -202,6 +212,9 @@ impl FailurePolicy {
         if blame == Blame::Host {
             let after = back_off.delay(1, None, failed.spread.wrapping_add(attempt.into()));
             return Verdict::Again { after, counts: false };
+        }
+        if failed.class == LETTERS_LIMIT {
+            return Verdict::Stop;
         }
         let limit = rule.attempts.or(blame.attempts(failed.wish)).map(|limit| limit.max(1));
         let (may_retry, requested) = match failed.wish {
@@ -218,6 +231,8 @@ impl FailurePolicy {
             Then::Stop => Verdict::Stop,
             Then::StopProcessor => Verdict::StopProcessor,
             Then::DeadLetter => Verdict::SetAside,
+            Then::ParkStream if self.stops_instead_of_parking => Verdict::Stop,
+            Then::ParkStream => Verdict::Park,
         }
     }
 

@@ -129,7 +129,7 @@ pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Er
 
 /// Whether a host runs it: its session commits, or a live host's folder has its file and it is
 /// between two terms.
-async fn is_running(client: &impl GenericClient, id: &ProcessorId) -> Result<bool, Error> {
+pub(super) async fn is_running(client: &impl GenericClient, id: &ProcessorId) -> Result<bool, Error> {
     let row = client.query_one(include_str!("removal/running.sql"), &[&id.as_str()]).await?;
     Ok(row.get(0) || row.get(1) && host_lock::is_held(client).await?)
 }

@@ -49,6 +49,11 @@ pub fn check(processors: &BTreeMap<String, ProcessorSettings>) -> Result<(), Str
                     "processors.{name}.back-pressure = shed loses events, so it requires a bound; set processors.{name}.shed-after-events, for instance to 100000"
                 ));
             }
+            (Strategy::Shed, _) if settings.failures.parks() => {
+                return Err(format!(
+                    "processors.{name}: then = \"park-stream\" and back-pressure = shed exclude each other, because shedding would drop events that wait; use \"dead-letter\" or \"stop\", or another back-pressure"
+                ));
+            }
             (Strategy::Shed, _) | (_, 0) => {}
             (_, events) => {
                 return Err(format!(
@@ -76,6 +81,10 @@ mod tests {
         assert_eq!(check("p", settings(Strategy::Shed, 5)), Ok(()));
         assert!(check("p", settings(Strategy::Shed, 0)).unwrap_err().contains("set processors.p.shed-after-events"));
         assert!(check("p", settings(Strategy::Pause, 5)).unwrap_err().contains("has no effect without"));
+        let parks = FailureSettings::deserialize(serde_json::json!({ "then": "park-stream" })).unwrap();
+        let parking = |pressure, bound| ProcessorSettings { failures: parks.clone(), ..settings(pressure, bound) };
+        assert!(check("p", parking(Strategy::Shed, 5)).unwrap_err().contains("exclude each other"));
+        assert_eq!(check("p", parking(Strategy::Pause, 0)), Ok(()));
         assert!(check("No Name", ProcessorSettings::default()).unwrap_err().starts_with("processors.No Name: "));
     }
 }

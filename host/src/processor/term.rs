@@ -12,11 +12,12 @@ use super::{
     Shared,
     commit::{Committer, TermStart},
     lane_checkpoints::LaneRow,
+    set_aside::SetAsideState,
     shares,
 };
 use crate::{
     cluster::fence::Fence,
-    consumer::pages::Reader,
+    consumer::pages::{Pages, Reader},
     db::pool::Borrower,
     model::{cursor::Progress, ids::LaneKey, share::Share, spec::ProcessorSpec},
     projections::documents::TermDocuments,
@@ -30,12 +31,30 @@ pub struct Term {
     pub pages: Reader,
     /// The reader of the log for lanes behind.
     pub lanes: Reader,
+    /// The source of readers for set-aside events.
+    pub pages_of_set_aside: SetAsideReaders,
     /// The reader of documents.
     pub documents: Arc<TermDocuments>,
     /// The progress in the cursor.
     pub stored: Progress,
     /// Lanes behind the cursor.
     pub checkpoints: Vec<(LaneKey, LaneRow)>,
+    /// What was set aside.
+    pub set_aside: SetAsideState,
+}
+
+/// A source of readers for set-aside events: some lanes handle such events at the same time, each
+/// with a reader of its own. None of them reads pages that were read before the term.
+pub struct SetAsideReaders {
+    pages: Arc<Pages>,
+    borrower: Borrower,
+}
+
+impl SetAsideReaders {
+    /// A reader.
+    pub fn reader(&self) -> Reader {
+        self.pages.reader(self.borrower.clone())
+    }
 }
 
 impl Term {
@@ -53,15 +72,26 @@ impl Term {
         let found = shares::serving(&session, id).await?;
         session.give_back();
         let share = shares::only(id, found)?;
-        let Some(TermStart { committer, stored, checkpoints }) =
+        let Some(TermStart { committer, stored, checkpoints, set_aside }) =
             Committer::begin(&sessions.commits, share, &spec.descriptor.collections, host, owned).await?
         else {
             anyhow::bail!("the shares of processor {id} changed while a term began");
         };
         let pages = shared.pages.reader(Borrower::of(id, "read"));
         let lanes = shared.pages.reader(Borrower::of(id, "lanes"));
+        let pages_of_set_aside =
+            SetAsideReaders { pages: shared.pages.clone(), borrower: Borrower::of(id, "set aside") };
         let (cache_bytes, read_bytes) = (shared.config.document_cache_mib << 20, shared.config.read_mib << 20);
         let documents = TermDocuments::new(&sessions.documents, spec, cache_bytes, read_bytes);
-        Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, checkpoints })
+        Ok(Term {
+            committer: Arc::new(committer),
+            pages,
+            lanes,
+            pages_of_set_aside,
+            documents: Arc::new(documents),
+            stored,
+            checkpoints,
+            set_aside,
+        })
     }
 }

@@ -17,7 +17,7 @@
 
 pub mod lag;
 
-use std::{collections::HashMap, sync::Arc, time::UNIX_EPOCH};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::UNIX_EPOCH};
 
 use futures_util::{Stream, TryStreamExt};
 
@@ -61,7 +61,14 @@ impl Native {
             lag: session.prepare(lag::LOG).await?,
             tenant_lag: session.prepare(lag::TENANTS).await?,
         };
-        Ok(NativeSession { session, statements, last: [None, None], load: None, texts: TextCache::default() })
+        Ok(NativeSession {
+            session,
+            statements,
+            last: [None, None],
+            load: None,
+            set_aside: [None, None],
+            texts: TextCache::default(),
+        })
     }
 }
 
@@ -93,6 +100,8 @@ pub struct NativeSession {
     last: [Option<Statement>; 2],
     /// The statement for deferred data; prepared on first use.
     load: Option<Statement>,
+    /// Statements for events at positions and for those of a stream; prepared on first use.
+    set_aside: [Option<Statement>; 2],
     texts: TextCache,
 }
 
@@ -269,6 +278,46 @@ impl NativeSession {
         Ok(events)
     }
 
+    async fn read_at(&mut self, tenant: &TenantId, positions: &[i64], limit: Limit) -> Result<TenantPage, SourceError> {
+        let statement = self.set_aside_statement(0, include_str!("native/at.sql")).await?;
+        let (tenant, rows, inline) = (tenant.as_str(), limit.events as i64, limit.inline_bytes() as i32);
+        let params: [&(dyn ToSql + Sync); 4] = [&tenant, &positions, &rows, &inline];
+        self.read_some(&statement, &params, limit).await
+    }
+
+    async fn read_stream(
+        &mut self,
+        tenant: &TenantId,
+        stream: &str,
+        versions: RangeInclusive<i64>,
+        limit: Limit,
+    ) -> Result<TenantPage, SourceError> {
+        let statement = self.set_aside_statement(1, include_str!("native/of_stream.sql")).await?;
+        let (tenant, rows, inline) = (tenant.as_str(), limit.events as i64, limit.inline_bytes() as i32);
+        let params: [&(dyn ToSql + Sync); 6] = [&tenant, &stream, versions.start(), versions.end(), &rows, &inline];
+        self.read_some(&statement, &params, limit).await
+    }
+
+    async fn set_aside_statement(&mut self, number: usize, sql: &str) -> Result<Statement, SourceError> {
+        Ok(match &self.set_aside[number] {
+            Some(statement) => statement.clone(),
+            None => self.set_aside[number].insert(self.session.prepare(sql).await?).clone(),
+        })
+    }
+
+    /// The events of a statement, and whether there may be more.
+    async fn read_some(
+        &mut self,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+        limit: Limit,
+    ) -> Result<TenantPage, SourceError> {
+        let rows = self.session.query_raw(statement, params.iter().copied()).await?;
+        let EventsRead { events, cut } = self.texts.read(rows, limit).await?;
+        let more = cut || events.len() == limit.events;
+        Ok(TenantPage { events, more })
+    }
+
     async fn read_bodies(
         &mut self,
         positions: &[i64],
@@ -418,6 +467,25 @@ impl EventSource for NativeSession {
         limit: Limit,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>> {
         Box::pin(self.read_last(tenant, types, up_to, limit))
+    }
+
+    fn at<'a>(
+        &'a mut self,
+        tenant: &'a TenantId,
+        positions: &'a [i64],
+        limit: Limit,
+    ) -> BoxFuture<'a, Result<TenantPage, SourceError>> {
+        Box::pin(self.read_at(tenant, positions, limit))
+    }
+
+    fn of_stream<'a>(
+        &'a mut self,
+        tenant: &'a TenantId,
+        stream: &'a str,
+        versions: RangeInclusive<i64>,
+        limit: Limit,
+    ) -> BoxFuture<'a, Result<TenantPage, SourceError>> {
+        Box::pin(self.read_stream(tenant, stream, versions, limit))
     }
 
     fn load<'a>(

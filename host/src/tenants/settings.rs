@@ -35,6 +35,12 @@ pub struct Limits {
     /// rejected. Default 100, enough for some ten plugins: each collection is a table with indexes,
     /// which the database keeps even if it is never written.
     pub collections: u32,
+    /// Dead letters of one tenant in each processor. A lane that would exceed it blocks instead.
+    /// Default 1000: more than a person looks through.
+    pub dead_letters: u32,
+    /// Parked streams of one tenant in each processor. A lane that would exceed it blocks instead.
+    /// Default 100: the lane looks up each event's stream among them.
+    pub parked_streams: u32,
 }
 
 impl Default for Limits {
@@ -47,6 +53,8 @@ impl Default for Limits {
             documents_per_second: 0,
             written_kib_per_second: 0,
             collections: 100,
+            dead_letters: 1_000,
+            parked_streams: 100,
         }
     }
 }
@@ -89,6 +97,12 @@ pub struct Settings {
     /// Replaces `tenant-limits.collections` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collections: Option<u32>,
+    /// Replaces `tenant-limits.dead-letters` for this tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<u32>,
+    /// Replaces `tenant-limits.parked-streams` for this tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_streams: Option<u32>,
 }
 
 impl Default for Settings {
@@ -105,6 +119,8 @@ impl Default for Settings {
             documents_per_second: None,
             written_kib_per_second: None,
             collections: None,
+            dead_letters: None,
+            parked_streams: None,
         }
     }
 }
@@ -121,6 +137,8 @@ impl Limits {
             ("memory-mib", self.memory_mib, 1, 1 << 20),
             ("calls", self.calls, 1, 8_000),
             ("collections", self.collections, 0, 100_000),
+            ("dead-letters", self.dead_letters, 0, 10_000_000),
+            ("parked-streams", self.parked_streams, 0, 100_000),
         ];
         for (name, value, low, high) in ranges {
             if value < low || value > high {
@@ -157,6 +175,8 @@ impl Settings {
             documents_per_second: Some(0),
             written_kib_per_second: Some(0),
             collections: Some(0),
+            dead_letters: Some(0),
+            parked_streams: Some(0),
             ..Settings::default()
         }
     }
@@ -195,6 +215,8 @@ impl Settings {
             documents_per_second: self.documents_per_second.unwrap_or(all.documents_per_second),
             written_kib_per_second: self.written_kib_per_second.unwrap_or(all.written_kib_per_second),
             collections: self.collections.unwrap_or(all.collections),
+            dead_letters: self.dead_letters.unwrap_or(all.dead_letters),
+            parked_streams: self.parked_streams.unwrap_or(all.parked_streams),
         }
     }
 

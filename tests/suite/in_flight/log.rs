@@ -1,6 +1,6 @@
 //! A model of the log: transactions that end in any order, and the reads that see them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc};
 
 use sandmill::model::{
     cursor::{Difference, Progress, Snapshot},
@@ -59,7 +59,8 @@ impl Log {
                 tenant: tenant(stream.0),
                 event_type: "T".into(),
                 stream: stream.1.to_string().into(),
-                version: 1,
+                // Versions may have gaps.
+                version: self.next_position,
                 recorded_at: 0,
                 data: "x".repeat(bytes).into(),
                 metadata: "{}".into(),
@@ -125,6 +126,13 @@ impl Log {
             _ => difference.then.clone(),
         };
         Page { from: after.clone(), to, events }
+    }
+
+    /// The committed events of a lane's stream with these versions.
+    pub(super) fn stream(&self, lane: &LaneKey, stream: &str, versions: RangeInclusive<i64>) -> Vec<Arc<Event>> {
+        let found = self.committed().into_iter().map(|(_, event)| event);
+        let is_its = |event: &Arc<Event>| event.tenant == lane.tenant && *event.stream == *stream;
+        found.filter(|event| is_its(event) && versions.contains(&event.version)).collect()
     }
 
     /// Positions of a lane's events that a progress covers.

@@ -14,7 +14,7 @@ use crate::{
     processor::{
         ProcessorState,
         code::{CodeVersion, SwappableCode, VersionStats},
-        policy::FailureSettings,
+        settings::ProcessorSettings,
     },
     rollout::state::{HasDigest, RolloutEvent, RolloutState},
 };
@@ -50,8 +50,8 @@ pub(super) struct MemberVersion {
 }
 
 impl MemberVersion {
-    /// A version under the operator's settings for failures of its processor.
-    pub(super) fn new(runnable: RunnableVersion, operator: &FailureSettings) -> Self {
+    /// A version under the operator's settings for its processor.
+    pub(super) fn new(runnable: RunnableVersion, operator: &ProcessorSettings) -> Self {
         let version = Arc::new(runnable.version(operator));
         let RunnableVersion { spec, manifest, provenance, .. } = runnable;
         MemberVersion { version, spec, manifest, provenance }

@@ -1,5 +1,5 @@
 -- Stores dead letters. A letter that the generation has already is updated: its attempts are added
--- up, and its first time stays.
+-- up, its first time stays, and an operator's request is answered.
 --
 -- $1  text       processor
 -- $2  integer    generation
@@ -23,6 +23,6 @@ select $1, $2, * from unnest(
   $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[], $11::text[], $12::int[],
   $13::text[], $14::text[])
 on conflict (processor, generation, position) do update
-  set digest = excluded.digest, class = excluded.class, message = excluded.message,
-      backtrace = excluded.backtrace, log_tail = excluded.log_tail, last_at = excluded.last_at,
-      attempts = least(d.attempts::bigint + excluded.attempts, 2147483647)::int
+  set digest = case when excluded.digest = '' then d.digest else excluded.digest end, class = excluded.class,
+      message = excluded.message, backtrace = excluded.backtrace, log_tail = excluded.log_tail, last_at = excluded.last_at,
+      attempts = least(d.attempts::bigint + excluded.attempts, 2147483647)::int, request = '', request_new = false

@@ -35,6 +35,7 @@ impl CommitTransaction<'_> {
                     &rows.classes,
                     &rows.reasons,
                     &rows.event_positions,
+                    &rows.skip_positions,
                 ],
             )
             .await?;
@@ -65,6 +66,7 @@ impl CommitTransaction<'_> {
                     &rows.classes,
                     &rows.reasons,
                     &rows.event_positions,
+                    &rows.skip_positions,
                 ],
             )
             .await?;
@@ -95,13 +97,15 @@ struct CheckpointColumns {
     classes: Vec<String>,
     reasons: Vec<String>,
     event_positions: Vec<Option<i64>>,
+    skip_positions: Vec<Option<i64>>,
 }
 
 impl CheckpointColumns {
     fn of<'a>(checkpoints: impl Iterator<Item = &'a LaneCheckpoint>) -> Self {
         let mut columns = CheckpointColumns::default();
         for checkpoint in checkpoints {
-            let reason = checkpoint.state.reason();
+            // A lane that is to skip an event moves, so it has no reason of its own.
+            let reason = checkpoint.state.reason().or(checkpoint.skip.as_ref().map(|skip| &skip.reason));
             columns.progress.push(checkpoint.progress.to_string());
             columns.states.push(checkpoint.state.name());
             columns.attempts.push(i32::try_from(checkpoint.attempts).unwrap_or(i32::MAX));
@@ -112,6 +116,7 @@ impl CheckpointColumns {
             columns.classes.push(reason.map_or_else(String::new, |r| r.class.clone()));
             columns.reasons.push(reason.map_or_else(String::new, |r| r.message.clone()));
             columns.event_positions.push(checkpoint.event_position);
+            columns.skip_positions.push(checkpoint.skip.as_ref().map(|skip| skip.position));
         }
         columns
     }

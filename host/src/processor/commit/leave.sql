@@ -14,7 +14,10 @@
 -- $10 text[]         classes
 -- $11 text[]         reasons
 -- $12 bigint[]       positions of the events that the lanes wait before, or null
+-- $13 bigint[]       positions of the events to skip, or null
 insert into sandmill.lane_checkpoints
-  (processor, generation, bucket, tenant, lane_key, progress, state, attempts, next_at, class, reason, event_position)
+  (processor, generation, bucket, tenant, lane_key, progress, state, attempts, next_at, class, reason, event_position,
+   skip_position)
 select $1, $2, * from unnest(
-  $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])
+  $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[],
+  $13::bigint[])

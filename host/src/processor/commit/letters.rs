@@ -2,7 +2,7 @@
 
 use super::CommitTransaction;
 use crate::{
-    db::Error,
+    db::{Error, types::ToSql},
     model::{diagnostics::Diagnostics, ids::LaneKey},
     processor::outcome::{DeadLetter, Outcome},
 };
@@ -49,6 +49,17 @@ impl CommitTransaction<'_> {
                 ],
             )
             .await?;
+        Ok(())
+    }
+
+    /// Deletes dead letters that were handled again or discarded.
+    pub(super) async fn delete_letters(&self, outcomes: &[(&LaneKey, &Outcome)]) -> Result<(), Error> {
+        let positions: Vec<i64> = outcomes.iter().flat_map(|(_, outcome)| &outcome.answered).copied().collect();
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let params: [&(dyn ToSql + Sync); 3] = [&self.share.processor.as_str(), &self.share.generation, &positions];
+        self.session.query(&self.statements.answered, &params).await?;
         Ok(())
     }
 }

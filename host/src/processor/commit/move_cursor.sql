@@ -10,12 +10,13 @@
 -- $6  text              progress after
 -- $7  bigint            number of events handled
 -- $8  bigint            number of events shed
--- $9  double precision  events per second; null = no report is due
--- $10 text              measures, as JSON; null = no report is due
+-- $9  bigint            number of set-aside events that were discarded
+-- $10 double precision  events per second; null = no report is due
+-- $11 text              measures, as JSON; null = no report is due
 with moved as (
   update sandmill.cursors
-  set progress = $6::text, handled = handled + $7, shed_events = shed_events + $8, rate = coalesce($9, rate),
-      measures = coalesce($10::text::json, measures), reported_at = case when $9 is null then reported_at else now() end
+  set progress = $6::text, handled = handled + $7, shed_events = shed_events + $8, discarded = discarded + $9, rate = coalesce($10, rate),
+      measures = coalesce($11::text::json, measures), reported_at = case when $10 is null then reported_at else now() end
   where processor = $1 and generation = $2 and share = $3 and fence = $4 and progress::text = $5::text
   returning 1
 )

@@ -14,15 +14,17 @@
 -- $10 text[]         classes
 -- $11 text[]         reasons
 -- $12 bigint[]       positions of the events that the lanes wait before, or null
+-- $13 bigint[]       positions of the events to skip, or null
 with given as (
   select * from unnest(
-    $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])
-  as given (tenant, lane_key, before, after, state, attempts, next_at, class, reason, event_position)
+    $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[],
+    $13::bigint[])
+  as given (tenant, lane_key, before, after, state, attempts, next_at, class, reason, event_position, skip_position)
 ),
 moved as (
   update sandmill.lane_checkpoints e
   set progress = given.after, state = given.state, attempts = given.attempts, next_at = given.next_at, class = given.class,
-      reason = given.reason, event_position = given.event_position, resumed = false,
+      reason = given.reason, event_position = given.event_position, skip_position = given.skip_position, resumed = false,
       since = case when e.state = given.state and e.reason = given.reason then e.since else now() end
   from given
   where e.processor = $1 and e.generation = $2 and e.tenant = given.tenant and e.lane_key = given.lane_key

@@ -6,8 +6,9 @@ use super::{Command, Core, Now, Surroundings};
 use crate::{
     model::ids::LaneKey,
     processor::{
-        in_flight::{CommitPlan, Patience, Weighted},
+        in_flight::{CommitPlan, Patience, Refusal, Weighted},
         lane_checkpoints::LaneState,
+        policy::Verdict,
     },
 };
 
@@ -114,10 +115,18 @@ impl<T: Weighted + Default> Core<T> {
 
     /// Applies the rejection of a commit's data: looks for the lane that wrote it, unless it is
     /// known.
-    pub(super) fn rejected(&mut self, plan: CommitPlan<T>, known: Option<LaneKey>, class: &'static str, why: String) {
+    pub(super) fn rejected(
+        &mut self,
+        plan: CommitPlan<T>,
+        known: Option<LaneKey>,
+        class: &'static str,
+        why: String,
+        verdict: Verdict,
+    ) {
         self.commit_ended();
         let was_known = known.is_some();
-        if let Some(lane) = self.in_flight.rejected(plan, known, class, &why) {
+        let refusal = Refusal { class, why: &why, sets_aside: verdict == Verdict::SetAside };
+        if let Some(lane) = self.in_flight.rejected(plan, known, &refusal) {
             self.queued.push_back(Command::Discard { lane, refused: (!was_known).then_some(why) });
         }
         self.lane_reads.due = self.in_flight.next_due();
@@ -125,6 +134,6 @@ impl<T: Weighted + Default> Core<T> {
 
     fn commit_ended(&mut self) {
         self.commits.under_way = false;
-        (self.state_changed, self.lane_reads.search) = (true, true);
+        (self.state_changed, self.lane_reads.search, self.redeliveries.search) = (true, true, true);
     }
 }

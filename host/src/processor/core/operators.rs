@@ -3,10 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Command, Core, Now, Surroundings};
-use crate::{
-    model::ids::LaneKey,
-    processor::{in_flight::Weighted, pauses::Pause},
-};
+use crate::processor::{in_flight::Weighted, lane_checkpoints::ResumedLane, pauses::Pause};
 
 /// Time between two reads of operators' decisions.
 const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
@@ -59,7 +56,7 @@ impl<T: Weighted + Default> Core<T> {
         pauses: Vec<Pause>,
         of_tenants: Vec<Pause>,
         replaced: u64,
-        resumed: &[LaneKey],
+        resumed: Vec<ResumedLane>,
         more: bool,
         now: Now,
     ) {
@@ -67,15 +64,15 @@ impl<T: Weighted + Default> Core<T> {
         self.operators.pauses = pauses;
         // A lane that was resumed may still be paused.
         self.replaced(of_tenants, replaced);
-        for lane in resumed {
-            self.in_flight.resume(lane);
+        for ResumedLane { lane, skip } in resumed {
+            self.in_flight.resume(&lane, skip);
         }
         self.lane_reads.due = self.in_flight.next_due();
     }
 
     /// Applies all pauses, with the latest of settings and of tenants' own processors.
     pub(super) fn replaced(&mut self, of_tenants: Vec<Pause>, replaced: u64) {
-        (self.state_changed, self.lane_reads.search) = (true, true);
+        (self.state_changed, self.lane_reads.search, self.redeliveries.search) = (true, true, true);
         self.operators.replaced = replaced;
         self.in_flight.pause(self.operators.pauses.iter().cloned().chain(of_tenants).collect());
     }

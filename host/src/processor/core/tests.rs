@@ -83,7 +83,14 @@ fn lane(tenant: &str) -> LaneKey {
 }
 
 fn no_decisions<T>() -> Input<T> {
-    Input::Decisions { pauses: Vec::new(), of_tenants: Vec::new(), replaced: 0, resumed: Vec::new(), more: false }
+    Input::Decisions {
+        pauses: Vec::new(),
+        of_tenants: Vec::new(),
+        replaced: 0,
+        resumed: Vec::new(),
+        requests: Vec::new(),
+        more: false,
+    }
 }
 
 fn pause(reason: &str) -> Pause {
@@ -141,7 +148,16 @@ impl Term {
     }
 
     fn ran(&mut self, lane: LaneKey, work: LaneWork, handled: usize, stop: Option<RunStop>) {
-        self.on(Input::Ran { lane, work, handled, stop, stops_processor: false, results: Results });
+        self.on(Input::Ran {
+            lane,
+            work,
+            handled,
+            stop,
+            stops_processor: false,
+            streams: Vec::new(),
+            skipped: false,
+            results: Results,
+        });
     }
 }
 
@@ -188,6 +204,7 @@ fn name(command: &Command<Results>) -> &'static str {
     match command {
         Command::ReadPage { .. } => "read a page",
         Command::Run(..) => "run",
+        Command::Redeliver(..) => "redeliver",
         Command::ReadLane(_) => "read a lane",
         Command::Commit(_) => "commit",
         Command::ReadDecisions => "read decisions",
@@ -267,7 +284,13 @@ fn results_that_are_no_longer_wanted_are_unstaged_before_the_lane_runs_again() {
     term.page(&["a"]);
     second.page += 1;
     let (lane, work) = runs(term.commands()).remove(0);
-    term.on(Input::Rejected { plan, culprit: None, class: "refused-commit", why: "too large".into() });
+    term.on(Input::Rejected {
+        plan,
+        culprit: None,
+        class: "refused-commit",
+        why: "too large".into(),
+        verdict: Verdict::Stop,
+    });
     let commands = term.commands();
     assert_eq!(name(&commands[0]), "discard");
     assert!(
@@ -317,6 +340,7 @@ fn nothing_starts_while_the_processor_is_paused() {
         of_tenants: Vec::new(),
         replaced: 0,
         resumed: Vec::new(),
+        requests: Vec::new(),
         more: false,
     });
     term.pass(2 * STANDSTILL);
@@ -334,7 +358,16 @@ fn a_processor_that_its_policy_stops_is_paused_before_the_lane_is_blocked() {
     term.page(&["a"]);
     let (lane, work) = runs(term.commands()).remove(0);
     let stop = Some(RunStop::Block(Reason::new("trap", "broken")));
-    term.on(Input::Ran { lane, work, handled: 0, stop, stops_processor: true, results: Results });
+    term.on(Input::Ran {
+        lane,
+        work,
+        handled: 0,
+        stop,
+        stops_processor: true,
+        streams: Vec::new(),
+        skipped: false,
+        results: Results,
+    });
     assert!(matches!(term.next(), Some(Command::Pause)));
     let plan = commit(term.commands());
     assert!(matches!(plan.left[0].1.state, LaneState::Blocked(_)));
@@ -441,7 +474,8 @@ fn a_lane_of_a_throttled_tenant_is_not_stuck() {
         pauses: Vec::new(),
         of_tenants: Vec::new(),
         replaced: 0,
-        resumed: vec![lane("a")],
+        resumed: vec![ResumedLane { lane: lane("a"), skip: None }],
+        requests: Vec::new(),
         more: false,
     });
     term.page(&[]);

@@ -20,6 +20,7 @@ use crate::{
         in_flight::CommitPlan,
         lane::TermEnded,
         lane_checkpoints::LaneState,
+        policy::{FailedAttempt, REFUSED_COMMIT, Wish},
     },
     projections::documents::{PrepareError, Writes},
     scheduler::Class,
@@ -143,16 +144,33 @@ impl Engine<'_> {
                 Ok(Input::Committed(plan))
             }
             Err(CommitFailure::ForeignDocument(lane, why)) => {
-                Ok(Input::Rejected { plan, culprit: Some(lane), class: "malformed-output", why })
+                Ok(self.rejected(plan, Some(lane), "malformed-output", why))
             }
             Err(CommitFailure::Commit(CommitError::Data(why))) => {
                 if plan.results.is_empty() {
                     return Err(anyhow::anyhow!("the database rejected a commit without results: {why}").into());
                 }
-                Ok(Input::Rejected { plan, culprit: None, class: "refused-commit", why })
+                Ok(self.rejected(plan, None, REFUSED_COMMIT, why))
             }
             Err(CommitFailure::Commit(error)) => Err(error.into()),
         }
+    }
+
+    /// The rejection of a plan, with what the failure policy says about an event whose results are
+    /// rejected alone.
+    fn rejected(
+        &self,
+        plan: CommitPlan<WorkResults>,
+        culprit: Option<LaneKey>,
+        class: &'static str,
+        why: String,
+    ) -> Input<WorkResults> {
+        let version = self.runner.code.current();
+        let on_probation = version.is_on_probation();
+        // A further attempt would lead to the same results.
+        let failed = FailedAttempt { class, wish: Wish::Stop, attempt: 1, on_probation, spread: 0 };
+        let verdict = version.policy.verdict(&failed);
+        Input::Rejected { plan, culprit, class, why, verdict }
     }
 
     /// Counts what a commit means for tenants.
@@ -162,6 +180,8 @@ impl Engine<'_> {
             let (documents, bytes) = (results.outcome.documents.len() as u64, results.weight as u64);
             let spent = Cost { documents, bytes, ..Cost::default() };
             tenants.charge(&lane.tenant, spent, |used| used.events += results.outcome.handled as u64);
+            let streams = results.outcome.streams.iter().filter(|change| change.place.events == 0).count();
+            self.runner.budgets.remove(&lane.tenant, results.outcome.answered.len(), streams);
         }
         for (lane, checkpoint) in plan.checkpoints() {
             match &checkpoint.state {

@@ -5,13 +5,16 @@ use std::{num::NonZeroUsize, time::Duration};
 use futures_util::stream::FuturesUnordered;
 use lru::LruCache;
 
-use super::{Engine, now};
+use super::{
+    Engine, now,
+    redeliveries::{self, RedeliveredEvents},
+};
 use crate::{
     model::{handler::BoxFuture, ids::LaneKey},
     processor::{
         core::Input,
-        in_flight::{LaneWork, Weighted},
-        lane::{LaneRun, TermEnded},
+        in_flight::{LaneWork, Redelivery, RedeliveryEnd, Weighted},
+        lane::{Delivery, DeliverySource, LaneRun, TermEnded},
         outcome::Outcome,
     },
     scheduler::{Class, UncommittedBytes},
@@ -29,7 +32,15 @@ pub(super) struct Runs {
 }
 
 /// A run that has ended: its lane, its work, and its end.
-pub(super) type RunResult = (LaneKey, LaneWork, Result<LaneRun, TermEnded>);
+pub(super) type RunResult = (LaneKey, RunWork, Result<LaneRun, TermEnded>);
+
+/// The work of a run.
+pub(super) enum RunWork {
+    /// Events of the log.
+    Log(LaneWork),
+    /// Set-aside events. With it, what is known of them once they were read.
+    SetAside(Redelivery, RedeliveredEvents),
+}
 
 impl Runs {
     pub(super) fn new() -> Self {
@@ -68,17 +79,26 @@ impl Engine<'_> {
         let (runner, documents) = (self.runner.clone(), self.documents.of_term.clone());
         let cost = self.runs.costs.get(&lane).copied();
         self.runs.under_way.push(Box::pin(async move {
-            let result = runner.run(&lane, class, &work.events, work.attempts, cost, documents).await;
-            (lane, work, result)
+            let LaneWork { events, attempts, skip, parked, .. } = &work;
+            let (skip, parked) = (skip.as_deref(), parked.as_deref());
+            let delivery = Delivery { events, attempts: *attempts, cost, skip, parked, source: DeliverySource::Log };
+            let result = runner.run(&lane, class, delivery, documents).await;
+            (lane, RunWork::Log(work), result)
         }));
     }
 
     /// Takes the outcome of a run. Fails if the run ended the term.
     pub(super) fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
-        let LaneRun { outcome, stop, stops_processor, cost, meter, .. } = result?;
+        let LaneRun { mut outcome, stop, stops_processor, skipped, failed, cost, meter, .. } = result?;
         if let Some(cost) = cost {
             self.runs.costs.put(lane.clone(), cost);
         }
+        let end = match &work {
+            RunWork::Log(_) => None,
+            RunWork::SetAside(redelivery, events) => {
+                Some(redeliveries::end(&lane, redelivery, events, &mut outcome, &stop, failed))
+            }
+        };
         let (cpu, waited) = (meter.cpu(), meter.waited());
         self.report.computed(cpu);
         self.host.tenants.charge(&lane.tenant, Cost { cpu, ..Cost::default() }, |used| {
@@ -87,8 +107,17 @@ impl Engine<'_> {
         let mark = self.documents.of_term.stage(&outcome.documents);
         let (handled, weight) = (outcome.handled, outcome.bytes());
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
+        let streams: Vec<_> = outcome.streams.iter().map(|change| (change.stream.clone(), change.place)).collect();
         let results = WorkResults { outcome, mark, weight, _counted };
-        let input = Input::Ran { lane, work, handled, stop, stops_processor, results };
+        let input = match (work, end) {
+            (RunWork::Log(work), _) => {
+                Input::Ran { lane, work, handled, stop, stops_processor, streams, skipped, results }
+            }
+            (RunWork::SetAside(redelivery, _), end) => {
+                let (handled, is_answered, again) = end.unwrap_or_default();
+                Input::Redelivered(lane, redelivery, RedeliveryEnd { handled, is_answered, again, streams, results })
+            }
+        };
         self.core.on(input, now(), &self.host);
         Ok(())
     }

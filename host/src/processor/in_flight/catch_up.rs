@@ -1,9 +1,9 @@
 //! Catch-up: the reads of the log by which lanes behind the cursor rejoin the tail. Pure.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{
-    InFlight, LaneWork, PageNumber, Weighted,
+    InFlight, LaneWork, PageNumber, Skip, Weighted,
     lane::{Feed, FinishedWork},
 };
 use crate::{
@@ -34,6 +34,8 @@ pub struct LaneReading {
     pub bytes: usize,
     /// Earlier attempts at the first event.
     pub attempts: u32,
+    /// The event to set aside without a call, if there is one.
+    pub skip: Option<Arc<Skip>>,
     page: PageNumber,
     cursor: PageNumber,
 }
@@ -76,6 +78,7 @@ impl<T: Weighted> InFlight<T> {
             limit,
             bytes,
             attempts: row.attempts,
+            skip: row.skip.clone(),
             page,
             cursor,
         })
@@ -117,14 +120,17 @@ impl<T: Weighted> InFlight<T> {
         let page = if result.complete { reading.page } else { reading.cursor };
         if let Some(results) = shed.filter(|_| result.complete) {
             self.uncommitted_bytes += results.weight();
-            lane.done.push_back(FinishedWork { page, end: reading.tail.clone(), first: None, events: 0, results });
+            let end = Some(reading.tail.clone());
+            lane.done.push_back(FinishedWork { page, end, first: None, events: 0, results, changes: None });
         }
         if result.pieces.is_empty() && !result.complete {
-            lane.done.push_back(FinishedWork { page, end: result.end, first: None, events: 0, results: T::default() });
+            let (end, results) = (Some(result.end), T::default());
+            lane.done.push_back(FinishedWork { page, end, first: None, events: 0, results, changes: None });
         }
         for (index, (events, difference, end)) in result.pieces.into_iter().enumerate().rev() {
             let attempts = attempts::earlier(reading.attempts, index);
-            let work = LaneWork { page, difference, end, events, attempts };
+            let skip = reading.skip.clone();
+            let work = LaneWork { page, difference, end, events, attempts, skip, parked: None };
             lane.queued_bytes += work.weight();
             lane.queue.push_front(work);
         }

@@ -5,9 +5,9 @@
 //! part of a commit. [`lane_changes`] decides whether a commit would change it, and [`commit_lane`]
 //! adds it to the plan.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use super::{CommitPlan, LaneWork, PageNumber};
+use super::{CommitPlan, LaneWork, PageNumber, Skip, parked_streams::StreamMove, redelivery::FinishedRedelivery};
 use crate::{
     model::{cursor::Progress, ids::LaneKey},
     processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
@@ -17,20 +17,38 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct FinishedWork<T> {
     pub(super) page: PageNumber,
-    /// The lane's progress after it.
-    pub(super) end: Progress,
+    /// The lane's progress after it; none if it leaves the progress as it is.
+    pub(super) end: Option<Progress>,
     /// Position of its first event.
     pub(super) first: Option<i64>,
     /// Number of events that it handled.
     pub(super) events: usize,
     pub(super) results: T,
+    /// What else it has changed; none for most.
+    pub(super) changes: Option<Box<LaneChanges>>,
+}
+
+/// Changes of a lane by a finished piece of work, besides its progress.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LaneChanges {
+    /// Parked streams.
+    pub(super) streams: Vec<StreamMove>,
+    /// Whether the event was set aside that its row says is skipped.
+    pub(super) skipped: bool,
+    /// The redelivery, if it was one.
+    pub(super) redelivered: Option<FinishedRedelivery>,
 }
 
 impl<T> FinishedWork<T> {
     /// The same work with different results, and the former results.
     pub(super) fn exchange<U>(self, results: U) -> (FinishedWork<U>, T) {
-        let FinishedWork { page, end, first, events, results: had } = self;
-        (FinishedWork { page, end, first, events, results }, had)
+        let FinishedWork { page, end, first, events, results: had, changes } = self;
+        (FinishedWork { page, end, first, events, results, changes }, had)
+    }
+
+    /// The redelivery, if it was one.
+    pub(super) fn redelivered(&self) -> Option<&FinishedRedelivery> {
+        self.changes.as_ref()?.redelivered.as_ref()
     }
 }
 
@@ -41,6 +59,17 @@ pub(super) struct LaneStop {
     pub(super) state: LaneState,
     pub(super) attempts: u32,
     pub(super) event_position: Option<i64>,
+    /// The event to set aside when the lane continues, if there is one.
+    pub(super) skip: Option<Arc<Skip>>,
+}
+
+/// The work of a lane that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Running {
+    /// Events up to this page.
+    Page(PageNumber),
+    /// A redelivery, which leaves the lane's progress as it is.
+    Redelivery,
 }
 
 /// The source of a lane's events.
@@ -62,7 +91,7 @@ pub(super) struct Lane<T> {
     pub(super) feed: Feed,
     pub(super) queue: VecDeque<LaneWork>,
     pub(super) queued_bytes: usize,
-    pub(super) running: Option<PageNumber>,
+    pub(super) running: Option<Running>,
     pub(super) done: VecDeque<FinishedWork<T>>,
     /// The state that its row must have once everything in `done` is committed.
     pub(super) stop: Option<LaneStop>,
@@ -107,6 +136,14 @@ impl<T> Lane<T> {
         self.row.is_some() && self.detached() && quiet && self.idle() && self.done.is_empty()
     }
 
+    /// The first page that it still works on; none if there is none.
+    pub(super) fn first_page(&self) -> Option<PageNumber> {
+        match self.running {
+            Some(Running::Page(page)) => Some(page),
+            Some(Running::Redelivery) | None => self.queue.front().map(|work| work.page),
+        }
+    }
+
     pub(super) fn idle(&self) -> bool {
         self.running.is_none() && self.queue.is_empty()
     }
@@ -139,7 +176,7 @@ impl<T> Lane<T> {
 
     /// Whether work up to `page` is unfinished.
     pub(super) fn busy_up_to(&self, page: PageNumber) -> bool {
-        self.running.is_some_and(|running| running <= page) || self.queue.front().is_some_and(|work| work.page <= page)
+        self.first_page().is_some_and(|first| first <= page)
     }
 
     /// Whether the cursor covers it once the cursor is at the end of `page` and its finished work
@@ -161,11 +198,17 @@ pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) 
 
 /// Adds a lane's part to a plan.
 pub(super) fn commit_lane<T>(plan: &mut CommitPlan<T>, key: &LaneKey, lane: &mut Lane<T>, included: bool) {
-    let mut progress = None;
+    let (mut progress, mut skipped, mut takes_results) = (None, false, false);
     if included {
-        while lane.done.front().is_some_and(|done| done.page <= plan.page) {
-            let Some(done) = lane.done.pop_front() else { break };
-            progress = Some(done.end.clone());
+        let is_redelivery = lane.done.front().is_some_and(|done| done.redelivered().is_some());
+        while let Some(done) = lane.done.pop_front_if(|done| {
+            // A redelivery is committed apart from the lane's other results.
+            let fits = done.redelivered().is_some() == is_redelivery && !(is_redelivery && takes_results);
+            done.page <= plan.page && fits
+        }) {
+            takes_results = true;
+            progress = done.end.clone().or(progress);
+            skipped |= done.changes.as_ref().is_some_and(|changes| changes.skipped);
             let (taken, results) = done.exchange(());
             plan.taken.push(taken);
             plan.results.push((key.clone(), results));
@@ -185,12 +228,17 @@ pub(super) fn commit_lane<T>(plan: &mut CommitPlan<T>, key: &LaneKey, lane: &mut
             _ => 0,
         },
         event_position: stop.and_then(|stop| stop.event_position),
+        skip: match stop.and_then(|stop| stop.skip.clone()) {
+            None => lane.row.as_ref().and_then(|row| row.skip.clone()).filter(|_| !skipped),
+            skip => skip,
+        },
     };
     match &lane.row {
         None if finished => {}
         None => plan.left.push((key.clone(), checkpoint())),
         Some(row) if finished => plan.rejoined.push((key.clone(), row.progress.clone())),
         Some(row) if moved || stop.is_some() => plan.moved.push((key.clone(), row.progress.clone(), checkpoint())),
+        Some(_) if takes_results => {}
         Some(_) => return,
     }
     if stop.is_some() {

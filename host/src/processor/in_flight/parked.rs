@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     model::ids::{LaneKey, TenantId},
-    processor::lane_checkpoints::{LaneRow, RowState},
+    processor::lane_checkpoints::{LaneRow, RowState, Skip},
 };
 
 /// All parked lanes of a processor.
@@ -108,10 +108,12 @@ impl Parked {
         self.needing_attention
     }
 
-    /// Makes a lane due, no matter what it waits for.
-    pub(super) fn resume(&mut self, key: &LaneKey) {
+    /// Makes a lane due, no matter what it waits for, perhaps without the event before which it
+    /// waits.
+    pub(super) fn resume(&mut self, key: &LaneKey, skip: Option<Arc<Skip>>) {
         if let Some(mut lane) = self.remove(key) {
             lane.row.state = RowState::CatchingUp;
+            lane.row.skip = skip.or(lane.row.skip.take());
             self.insert(key.clone(), lane);
         }
     }
@@ -162,7 +164,7 @@ mod tests {
 
     fn parked(state: RowState) -> ParkedLane {
         let progress = Progress::at(Snapshot::nothing());
-        ParkedLane { row: LaneRow { progress, state, attempts: 0 }, max_events: None }
+        ParkedLane { row: LaneRow { progress, state, attempts: 0, skip: None }, max_events: None }
     }
 
     /// Simulates a reading: the lane is removed, and inserted again when its reading ends.
@@ -200,7 +202,7 @@ mod tests {
         assert_eq!(lanes.next(at(1), |_| false), Some(lane("t", "soon")));
         assert_eq!((lanes.next_due(), lanes.any_due(at(1))), (Some(at(2)), Some(lane("t", "soon"))));
         lanes.remove(&lane("t", "soon"));
-        lanes.resume(&lane("t", "blocked"));
+        lanes.resume(&lane("t", "blocked"), None);
         assert_eq!((lanes.needing_attention(), lanes.next(at(1), |_| false)), (1, Some(lane("t", "blocked"))));
         lanes.remove(&lane("t", "blocked"));
         lanes.remove(&lane("t", "later"));

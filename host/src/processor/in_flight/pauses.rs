@@ -3,8 +3,10 @@
 //! A paused lane is left behind with the pause as its reason. When the pause ends, it reads the log
 //! from its row onwards.
 
+use std::sync::Arc;
+
 use super::{
-    InFlight, Weighted,
+    InFlight, Skip, Weighted,
     lane::{Feed, Lane, LaneStop},
 };
 use crate::{
@@ -41,7 +43,7 @@ impl<T: Weighted> InFlight<T> {
             let differing: Vec<(LaneKey, bool)> = parked.map(|(key, lane)| (key.clone(), waits(&lane.row))).collect();
             for (key, waited) in differing {
                 if waited {
-                    self.parked.resume(&key);
+                    self.parked.resume(&key, None);
                 } else {
                     affected.push(key);
                 }
@@ -93,17 +95,19 @@ impl<T: Weighted> InFlight<T> {
             state: LaneState::Paused(reason),
             attempts: lane.row.as_ref().map_or(0, |row| row.attempts),
             event_position: None,
+            skip: None,
         });
         lane.feed = Feed::Detached;
         lane.drop_queue();
     }
 
-    /// Resumes a waiting lane, on request or because a new version runs. It stays
-    /// stopped while a pause covers it.
-    pub fn resume(&mut self, key: &LaneKey) {
-        self.parked.resume(key);
+    /// Resumes a waiting lane, on request or because a new version runs, perhaps without the event
+    /// before which it waits. It stays stopped while a pause covers it.
+    pub fn resume(&mut self, key: &LaneKey, skip: Option<Arc<Skip>>) {
+        self.parked.resume(key, skip.clone());
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
             row.state = RowState::CatchingUp;
+            row.skip = skip.or(row.skip.take());
         }
         self.apply_pause(key);
     }

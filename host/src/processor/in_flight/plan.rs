@@ -7,11 +7,12 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use super::{
-    InFlight, OpenPage, PageNumber, Weighted,
+    InFlight, OpenPage, PageNumber, Skip, Weighted,
     lane::{Feed, FinishedWork, Lane, LaneStop, commit_lane, lane_changes},
 };
 use crate::{
@@ -36,6 +37,17 @@ impl Patience {
     fn ends(&self, (first, last): (SystemTime, SystemTime)) -> SystemTime {
         (first + self.first).min(last + self.last)
     }
+}
+
+/// The rejection of a commit's data.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// Its class.
+    pub class: &'a str,
+    /// Why.
+    pub why: &'a str,
+    /// Whether an event whose results are rejected alone is set aside. If not, its lane blocks.
+    pub sets_aside: bool,
 }
 
 /// A commit that is ready to run.
@@ -163,7 +175,7 @@ impl<T: Weighted> InFlight<T> {
     fn page_to_commit(&self, now: SystemTime, patience: Patience, runs_waiting: usize) -> PageNumber {
         // A lane holds the cursor before the first page it still works on, unless it has a row or
         // needs one anyway.
-        let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
+        let holds = |lane: &Lane<T>| match lane.first_page() {
             Some(first) if lane.row.is_none() && lane.stop.is_none() && !lane.detached() => first,
             _ => PageNumber::MAX,
         };
@@ -210,6 +222,14 @@ impl<T: Weighted> InFlight<T> {
             self.suspects.pop();
         }
         let mut written = Vec::with_capacity(plan.left.len() + plan.moved.len());
+        for ((key, _), taken) in plan.results.iter().zip(&plan.taken) {
+            let Some(changes) = &taken.changes else { continue };
+            self.streams.committed(key, &changes.streams);
+            if let Some(redelivered) = &changes.redelivered {
+                self.redelivery_committed(key, redelivered);
+                written.push(key.clone());
+            }
+        }
         for (key, row) in plan.left.into_iter().chain(plan.moved.into_iter().map(|(key, _, row)| (key, row))) {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = Some(LaneRow::from(&row));
@@ -239,14 +259,13 @@ impl<T: Weighted> InFlight<T> {
     /// Records that the database rejected a plan because of its data. Its results are put back, and
     /// the next plans take ever smaller groups of its lanes, until one lane is rejected alone.
     /// `culprit` names the lane if it is known from the start. That lane then reads fewer events at
-    /// a time from its row on. It blocks, with `why` as its reason, when it is rejected with a
-    /// single event. Returns the culprit once it is known.
+    /// a time from its row on. When it is rejected with a single event, it blocks, or sets the event
+    /// aside. Returns the culprit once it is known.
     pub fn rejected(
         &mut self,
         plan: CommitPlan<T>,
         culprit: Option<LaneKey>,
-        class: &str,
-        why: &str,
+        refusal: &Refusal<'_>,
     ) -> Option<LaneKey> {
         self.committing = false;
         if plan.suspects {
@@ -272,7 +291,7 @@ impl<T: Weighted> InFlight<T> {
         let culprit = match &affected[..] {
             [] => None,
             [culprit] => {
-                self.restrict(culprit, events, class, why);
+                self.restrict(culprit, events, refusal);
                 Some(culprit.clone())
             }
             several => {
@@ -290,21 +309,33 @@ impl<T: Weighted> InFlight<T> {
 
     /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
     /// rejected.
-    fn restrict(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
+    fn restrict(&mut self, key: &LaneKey, events: usize, refusal: &Refusal<'_>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
+        let reason = Reason::new(refusal.class, refusal.why);
         let first = lane.done.iter().find_map(|done| done.first);
-        self.uncommitted_bytes -= lane.done.drain(..).map(|done| done.results.weight()).sum::<usize>();
+        let dropped: Vec<FinishedWork<T>> = lane.done.drain(..).collect();
+        self.uncommitted_bytes -= dropped.iter().map(|done| done.results.weight()).sum::<usize>();
         lane.stop = None;
         lane.drop_queue();
         lane.feed = Feed::Detached;
         lane.stale = lane.running.is_some();
+        self.streams.dropped(key);
+        let mut is_redelivery = false;
+        for (index, done) in dropped.iter().enumerate() {
+            let Some(redelivered) = done.redelivered() else { continue };
+            is_redelivery |= index == 0;
+            self.redelivery_dropped(key, redelivered, (index == 0).then(|| reason.clone()));
+        }
+        let Some(lane) = self.lanes.get_mut(key).filter(|_| !is_redelivery) else { return };
         match lane.max_events {
             // A restricted lane may have rejoined the tail already, and so handle more than it
             // would read.
             Some(1) if events <= 1 => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts).saturating_add(1);
-                let state = LaneState::Blocked(Reason::new(class, why));
-                lane.stop = Some(LaneStop { page: self.cursor, state, attempts, event_position: first });
+                let skip = first.filter(|_| refusal.sets_aside);
+                let skip = skip.map(|position| Arc::new(Skip { position, reason: reason.clone() }));
+                let state = if skip.is_some() { LaneState::CatchingUp } else { LaneState::Blocked(reason) };
+                lane.stop = Some(LaneStop { page: self.cursor, state, attempts, event_position: first, skip });
             }
             Some(n) => lane.max_events = Some((n / 2).max(1)),
             None => lane.max_events = Some(RESTRICTED_EVENTS),

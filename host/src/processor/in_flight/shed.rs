@@ -28,7 +28,8 @@ impl<T: Weighted> InFlight<T> {
                 continue;
             }
             self.uncommitted_bytes += results.weight();
-            lane.done.push_back(FinishedWork { page, end: end.clone(), first: None, events: 0, results });
+            let end = Some(end.clone());
+            lane.done.push_back(FinishedWork { page, end, first: None, events: 0, results, changes: None });
             jumped += 1;
         }
         self.open_pages.push_back(OpenPage { end, has_work: jumped > 0, has_events: true, finished: None });

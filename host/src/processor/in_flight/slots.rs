@@ -54,6 +54,12 @@ impl Slots {
         }
     }
 
+    /// Whether a lane may start, given that a slot is free. Unlike [`admit`](Self::admit), it does
+    /// not wait if not.
+    pub(super) fn has_room_for(&self, lane: &LaneKey) -> bool {
+        self.tenants.get(&lane.tenant).is_none_or(|held| held.running < SHARE * self.free)
+    }
+
     /// Records that a lane starts.
     pub(super) fn take(&mut self, lane: &LaneKey) {
         self.free -= 1;

@@ -7,8 +7,10 @@ use crate::{
         cursor::{Difference, Progress},
         event::Event,
     },
-    processor::lane_checkpoints::LaneState,
+    processor::lane_checkpoints::{LaneState, Skip},
 };
+
+use super::parked_streams::{ParkedStreams, StreamMove};
 
 /// The number of a page, counted from the beginning of the term.
 pub type PageNumber = u64;
@@ -26,6 +28,26 @@ pub struct LaneWork {
     pub events: Vec<Arc<Event>>,
     /// Earlier attempts at the first event.
     pub attempts: u32,
+    /// The event to set aside without a call, if there is one.
+    pub skip: Option<Arc<Skip>>,
+    /// The lane's parked streams, whose events it passes over; none if it has none. Known when the
+    /// work starts.
+    pub parked: Option<Arc<ParkedStreams>>,
+}
+
+/// The end of a run.
+#[derive(Debug)]
+pub struct RunEnd<T> {
+    /// Number of events that the lane has passed, counted from the first.
+    pub handled: usize,
+    /// What happens to the rest.
+    pub ending: Ending,
+    /// The parked streams that it changed.
+    pub streams: Vec<StreamMove>,
+    /// Whether the event to set aside was set aside.
+    pub skipped: bool,
+    /// Its results.
+    pub results: T,
 }
 
 impl LaneWork {

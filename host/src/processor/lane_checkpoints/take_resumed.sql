@@ -15,4 +15,4 @@ with these as (
 update sandmill.lane_checkpoints e set resumed = false
 from these
 where e.processor = these.processor and e.generation = these.generation and e.tenant = these.tenant and e.lane_key = these.lane_key
-returning e.tenant, e.lane_key
+returning e.tenant, e.lane_key, e.skip_position, e.class, e.reason

@@ -21,7 +21,7 @@ use serde::{
 };
 
 use super::{
-    Blame, CLASSES, REFUSED_COMMIT, THROTTLED,
+    Blame, CLASSES, LETTERS_LIMIT, REFUSED_COMMIT, THROTTLED,
     back_off::{FLOOR, LONGEST_REQUEST},
 };
 use crate::model::nearest::nearest;
@@ -37,6 +37,8 @@ pub enum Then {
     StopProcessor,
     /// It becomes a dead letter, and its lane continues.
     DeadLetter,
+    /// Its stream is parked: the stream's events wait in order, and the lane continues without them.
+    ParkStream,
 }
 
 /// The settings for one class of failures, for a family, or for all classes. A setting that is
@@ -56,8 +58,9 @@ pub struct FailureRule {
     /// bounds the delays that a plugin asks for. Default 300, and no bound for the plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longest_s: Option<u64>,
-    /// What happens after the last attempt: `stop` (the lane), `stop-processor` or `dead-letter`.
-    /// Default `stop`, because a dead letter leaves documents without the effects of its event.
+    /// What happens after the last attempt: `stop` (the lane), `stop-processor`, `dead-letter` or
+    /// `park-stream`. Default `stop`, because the others leave documents without the effects of
+    /// events, at least for a while.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub then: Option<Then>,
 }
@@ -67,8 +70,12 @@ const KEYS: [&str; 4] = ["attempts", "first-ms", "longest-s", "then"];
 /// The keys that have an effect for shortages on the host.
 const HOST_KEYS: [&str; 1] = ["first-ms"];
 /// The values of `then`.
-const ACTIONS: [(&str, Then); 3] =
-    [("stop", Then::Stop), ("stop-processor", Then::StopProcessor), ("dead-letter", Then::DeadLetter)];
+const ACTIONS: [(&str, Then); 4] = [
+    ("stop", Then::Stop),
+    ("stop-processor", Then::StopProcessor),
+    ("dead-letter", Then::DeadLetter),
+    ("park-stream", Then::ParkStream),
+];
 /// The families that settings may name.
 const FAMILIES: [Blame; 4] = [Blame::Event, Blame::Load, Blame::Host, Blame::Plugin];
 /// Maximum bytes of a class in settings. A longer class of a plugin is truncated when stored.
@@ -108,6 +115,12 @@ impl FailureSettings {
         *self == FailureSettings::default()
     }
 
+    /// Whether any of them parks streams.
+    pub fn parks(&self) -> bool {
+        let mut rules = self.classes.values().chain([&self.all]);
+        rules.any(|rule| rule.then == Some(Then::ParkStream))
+    }
+
     /// The rules that apply to a class of a family, the strongest first.
     pub(super) fn rules(&self, class: &str, family: &str) -> impl Iterator<Item = &FailureRule> {
         [self.classes.get(class), self.classes.get(family), Some(&self.all)].into_iter().flatten()
@@ -119,7 +132,12 @@ impl FailureSettings {
         let every =
             FailureRule { attempts: Some(1), first_ms: Some(1_000), longest_s: Some(1), then: Some(Then::Stop) };
         let for_host = FailureRule { first_ms: every.first_ms, ..FailureRule::default() };
-        let rule = |class: &str| if family_of(class) == Blame::Host { for_host } else { every };
+        let for_refused = FailureRule { then: every.then, ..FailureRule::default() };
+        let rule = |class: &str| match class {
+            REFUSED_COMMIT => for_refused,
+            _ if family_of(class) == Blame::Host => for_host,
+            _ => every,
+        };
         let classes = names().chain([CODE]).map(|class| (class.to_string(), rule(class)));
         FailureSettings { all: every, classes: classes.collect() }
     }
@@ -132,7 +150,7 @@ pub const CODE: &str = "plugin:CODE";
 fn names() -> impl Iterator<Item = &'static str> {
     let families = FAMILIES.into_iter().map(Blame::name);
     families
-        .chain(CLASSES.into_iter().map(|(class, _)| class).filter(|class| ![THROTTLED, REFUSED_COMMIT].contains(class)))
+        .chain(CLASSES.into_iter().map(|(class, _)| class).filter(|class| ![THROTTLED, LETTERS_LIMIT].contains(class)))
 }
 
 /// The family of a family or class.
@@ -175,9 +193,16 @@ impl Table<'_> {
                     false => Err(format!("`{name}` needs a code of 1 to 93 bytes, as in `plugin:card-declined`")),
                 };
             }
-            Table::All if name == REFUSED_COMMIT => {
+            Table::Of(REFUSED_COMMIT) if KEYS.contains(&name) && name != "then" => {
                 return Err(format!(
-                    "no setting applies to `{name}`: a lane whose data the database refuses always blocks"
+                    "`{name}` has no effect for `{REFUSED_COMMIT}`: the database would refuse the same results again; set \
+                     only `then`"
+                ));
+            }
+            Table::All if name == LETTERS_LIMIT => {
+                return Err(format!(
+                    "no setting applies to `{name}`: a lane over its tenant's budget always blocks; raise \
+                     tenant-limits.dead-letters or tenant-limits.parked-streams"
                 ));
             }
             Table::All if names().any(|known| known == name) => return Ok(Key::Class(name.into())),
@@ -238,6 +263,12 @@ impl<'de> Visitor<'de> for Content<'_> {
                 Key::Then => all.then = Some(table.next_value()?),
                 Key::Class(class) => {
                     let content = table.next_value_seed(Content(Table::Of(&class)))?;
+                    let unsuited = [Then::StopProcessor, Then::ParkStream].map(Some).contains(&content.all.then);
+                    if class == REFUSED_COMMIT && unsuited {
+                        return Err(A::Error::custom(format!(
+                            "`{REFUSED_COMMIT}` allows only then = `stop` or `dead-letter`"
+                        )));
+                    }
                     classes.insert(class, content.all);
                 }
             }

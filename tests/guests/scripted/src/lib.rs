@@ -260,6 +260,7 @@ impl<'b> Run<'b> {
             Deed::RetryUntilAttempt if self.batch.attempt() < script.n => return Err(Failure::retry(code, message)),
             Deed::RetryUntilAttempt => {}
             Deed::Stop => return Err(Failure::stop(code, message)),
+            Deed::Trap if mark::is_cured() => {}
             Deed::Trap | Deed::Spin | Deed::Bomb if script.n > 0 && self.batch.attempt() >= script.n => {}
             Deed::Trap => ruin::trap(event.id(), message),
             Deed::TrapLater => {

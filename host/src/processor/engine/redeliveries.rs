@@ -1,0 +1,211 @@
+//! The loop's redeliveries: set-aside events are read, handled again or discarded.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Engine, runs::RunWork};
+use crate::{
+    consumer::{pages::Reader, router::Router},
+    model::{event::Event, handler::Reason, ids::LaneKey},
+    processor::{
+        in_flight::{Redelivered, Redelivery, RequestAction, StreamPlace},
+        lane::{Delivery, DeliverySource, LaneRun, RunStop, TermEnded},
+        outcome::{DeadLetter, Outcome, StreamChange},
+    },
+    scheduler::Class,
+};
+
+/// The class of a letter whose event cannot be handled again.
+const UNREADABLE: &str = "event-unreadable";
+
+/// The set-aside events that were read.
+#[derive(Default)]
+pub(super) struct RedeliveredEvents {
+    /// The events, in order.
+    events: Vec<Arc<Event>>,
+    /// Whether more events of the stream wait.
+    more: bool,
+    /// Positions of letters whose event is gone, or no longer belongs to the lane.
+    missing: Vec<i64>,
+}
+
+impl RedeliveredEvents {
+    /// Reads the events of a redelivery.
+    async fn read(
+        reader: &mut Reader,
+        router: &Router,
+        lane: &LaneKey,
+        redelivery: &Redelivery,
+    ) -> Result<Self, TermEnded> {
+        let mut found = RedeliveredEvents::default();
+        match &redelivery.subject {
+            Redelivered::Letters(positions) => {
+                found.events = reader.events_at(&lane.tenant, positions).await?;
+                if let Some(last) = found.events.last()
+                    && last.position < positions.last().copied().unwrap_or(i64::MIN)
+                {
+                    // The page was full. The letters after it are handled next.
+                    found.more = true;
+                }
+                let asked = positions.iter().filter(|position| match found.events.last() {
+                    Some(last) if found.more => **position <= last.position,
+                    _ => true,
+                });
+                let read = |position: i64| found.events.binary_search_by_key(&position, |e| e.position).is_ok();
+                found.missing = asked.copied().filter(|position| !read(*position)).collect();
+            }
+            Redelivered::Stream(stream, place, most) => {
+                let versions = place.next..=place.last;
+                (found.events, found.more) = reader.events_of_stream(&lane.tenant, stream, versions, *most).await?;
+            }
+        }
+        reader.route_deferred(router, &found.events).await?;
+        let is_own = |event: &Arc<Event>| router.handles(event) && router.lane(event) == *lane;
+        let foreign = found.events.iter().filter(|event| !is_own(event)).map(|event| event.position);
+        if matches!(redelivery.subject, Redelivered::Letters(_)) {
+            found.missing.extend(foreign);
+        }
+        found.events.retain(is_own);
+        Ok(found)
+    }
+}
+
+impl Engine<'_> {
+    /// Starts a redelivery.
+    pub(super) fn start_redelivery(&mut self, lane: LaneKey, redelivery: Redelivery, class: Class) {
+        let (runner, documents) = (self.runner.clone(), self.documents.of_term.clone());
+        let (mut reader, router) = (self.set_aside.reader(), self.router.clone());
+        self.runs.under_way.push(Box::pin(async move {
+            if redelivery.action != RequestAction::Retry {
+                return (lane, RunWork::SetAside(redelivery, RedeliveredEvents::default()), Ok(LaneRun::default()));
+            }
+            let read = RedeliveredEvents::read(&mut reader, &router, &lane, &redelivery).await;
+            let (found, result) = match read {
+                Err(ended) => (RedeliveredEvents::default(), Err(ended)),
+                Ok(found) => {
+                    let source = match redelivery.subject {
+                        Redelivered::Letters(_) => DeliverySource::Letters,
+                        Redelivered::Stream(..) => DeliverySource::ParkedStream,
+                    };
+                    let delivery = Delivery {
+                        events: &found.events,
+                        attempts: redelivery.attempts,
+                        cost: None,
+                        skip: None,
+                        parked: None,
+                        source,
+                    };
+                    let result = match &redelivery.refused {
+                        None => runner.run(&lane, class, delivery, documents).await,
+                        Some(reason) => {
+                            let digest = runner.code.current().digest.clone();
+                            Ok(refused(&lane, source, found.events.first(), digest, reason))
+                        }
+                    };
+                    (found, result)
+                }
+            };
+            (lane, RunWork::SetAside(redelivery, found), result)
+        }));
+    }
+}
+
+/// The run of an event whose results the database rejected when it was handled again: it stays set
+/// aside.
+fn refused(
+    lane: &LaneKey,
+    source: DeliverySource,
+    event: Option<&Arc<Event>>,
+    digest: Arc<str>,
+    reason: &Reason,
+) -> LaneRun {
+    let mut run = LaneRun::default();
+    let Some(event) = event else { return run };
+    let letter = DeadLetter::new(lane, event, digest, reason.clone(), 1, None);
+    match source {
+        DeliverySource::ParkedStream => run.failed = Some(letter),
+        DeliverySource::Letters | DeliverySource::Log => {
+            run.outcome.dead_letters.push(letter);
+            run.outcome.handled = 1;
+        }
+    }
+    run
+}
+
+/// Completes the outcome of a redelivery. Returns the number of answered letters or of handled
+/// events, whether a stream's request is answered, and when the next event is attempted again.
+pub(super) fn end(
+    lane: &LaneKey,
+    redelivery: &Redelivery,
+    read: &RedeliveredEvents,
+    outcome: &mut Outcome,
+    stop: &Option<RunStop>,
+    failed: Option<DeadLetter>,
+) -> (usize, bool, Option<(Duration, bool)>) {
+    let again = match stop {
+        Some(RunStop::Retry { after, counts, .. }) => Some((*after, *counts)),
+        _ => None,
+    };
+    match &redelivery.subject {
+        Redelivered::Letters(positions) if redelivery.action != RequestAction::Retry => {
+            outcome.discarded = positions.len();
+            outcome.answered = positions.clone();
+            (positions.len(), false, None)
+        }
+        Redelivered::Letters(positions) => {
+            let handled = &read.events[..outcome.handled];
+            let failed_again = |position: i64| outcome.dead_letters.iter().any(|letter| letter.position == position);
+            outcome.answered =
+                handled.iter().map(|event| event.position).filter(|position| !failed_again(*position)).collect();
+            // Everything before the first event that is left is answered.
+            let next = read.events.get(outcome.handled).map(|event| event.position);
+            let last_read = read.events.last().map(|event| event.position).filter(|_| read.more);
+            let is_answered = |position: &&i64| match (next, last_read) {
+                (Some(next), _) => **position < next,
+                (None, Some(last)) => **position <= last,
+                (None, None) => true,
+            };
+            let answered = positions.iter().take_while(is_answered).count();
+            for position in read.missing.iter().filter(|position| positions[..answered].contains(position)) {
+                let message = "the event cannot be handled again: it is no longer in the store, or this processor                                does not handle it any more; discard the letter";
+                let reason = Reason::new(UNREADABLE, message);
+                outcome.dead_letters.push(DeadLetter::of_missing(lane, *position, reason));
+                outcome.handled += 1;
+            }
+            (answered, false, again)
+        }
+        Redelivered::Stream(stream, place, _) => {
+            let left = |place: StreamPlace| -> StreamPlace {
+                let handled = outcome.handled as u64;
+                match read.events.get(outcome.handled) {
+                    Some(next) => {
+                        StreamPlace { next: next.version, events: place.events.saturating_sub(handled), ..place }
+                    }
+                    None => StreamPlace {
+                        next: read.events.last().map_or(place.next, |last| last.version + 1),
+                        // Events that are gone or no longer handled do not keep the stream parked.
+                        events: if read.more { place.events.saturating_sub(handled).max(1) } else { 0 },
+                        ..place
+                    },
+                }
+            };
+            let place = match redelivery.action {
+                RequestAction::DiscardAll => {
+                    outcome.discarded = usize::try_from(place.events).unwrap_or(usize::MAX);
+                    StreamPlace { events: 0, ..*place }
+                }
+                RequestAction::Discard => {
+                    outcome.discarded = 1;
+                    StreamPlace { next: place.next + 1, events: place.events.saturating_sub(1), ..*place }
+                }
+                RequestAction::Retry => left(*place),
+            };
+            let answers = redelivery.action != RequestAction::Retry || failed.is_some() || place.events == 0;
+            let moved = outcome.handled > 0 || answers;
+            if moved {
+                let (lane, stream) = (lane.clone(), stream.clone());
+                outcome.streams.push(StreamChange { lane, stream, place, failed, answers });
+            }
+            (outcome.handled, answers, again)
+        }
+    }
+}
