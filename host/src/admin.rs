@@ -260,6 +260,7 @@ fn gauges(p: status::ProcessorStatus) -> ProcessorGauges {
         lag_seconds,
         lanes,
         dead_letters: p.dead_letters,
+        parked_streams: p.parked_streams,
         paused: p.paused.is_some(),
     }
 }

@@ -72,7 +72,8 @@ async fn each_command_that_changes_something_is_recorded_once() {
     }
     assert_ne!(run(&database, &["plugins", "retry", "scripted"]).await.status.code(), Some(0));
     assert_ne!(run(&database, &["processors", "remove", "scripted", "--drop-documents"]).await.status.code(), Some(0));
-    let removed = json!({"documents": "dropped", "deadLetters": 0, "lanes": 1, "pauses": 0, "sheds": 0});
+    let removed =
+        json!({"documents": "dropped", "deadLetters": 0, "parkedStreams": 0, "lanes": 1, "pauses": 0, "sheds": 0});
     assert_eq!(
         changes(&database).await,
         [

@@ -105,6 +105,7 @@ async fn json_of_commands_on_processors_has_the_documented_keys() {
         "measures",
         "deadLetters",
         "deadLettersAtLeast",
+        "discarded",
         "lastDeadLetter",
         "shed",
         "lastShed",

@@ -74,8 +74,8 @@ Examples:
   sandmill processors remove acme/cart-summary --keep-documents
   sandmill processors remove acme/cart-summary --drop-documents --yes",
     after_help = "\
-Removes the processor's progress, lane checkpoints, pauses, dead letters and records of shed
-events; the stored versions of its plugin if the plugin's file is gone; and with
+Removes the processor's progress, lane checkpoints, pauses, dead letters, parked
+streams and records of shed events; the stored versions of its plugin if the plugin's file is gone; and with
 --drop-documents its documents.
 
 First take the plugin's file out of the plugins folder, or stop the host: the command fails
@@ -91,7 +91,7 @@ command with --drop-documents.
 
 With --json it prints one object. The outer \"documents\" is \"kept\" or \"dropped\"; that of a
 collection is the number of its documents, null if its table is missing:
-  {\"processor\", \"deadLetters\", \"lanes\", \"pauses\", \"sheds\", \"documents\",
+  {\"processor\", \"deadLetters\", \"parkedStreams\", \"lanes\", \"pauses\", \"sheds\", \"documents\",
    \"collections\": [{\"view\", \"documents\"}]}"
 )]
 struct RemoveArgs {
@@ -313,6 +313,7 @@ fn show(listed: &[(&RosterEntry, RunState, Vec<&Collection>)], kept: &[&Collecti
 struct RemovedJson<'a> {
     processor: &'a str,
     dead_letters: i64,
+    parked_streams: i64,
     lanes: i64,
     pauses: i64,
     sheds: i64,
@@ -356,6 +357,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
     let details = json!({
         "documents": if drops { "dropped" } else { "kept" }, "deadLetters": remains.dead_letters,
+        "parkedStreams": remains.parked_streams,
         "lanes": remains.lanes, "pauses": remains.pauses, "sheds": remains.sheds,
     });
     let who = operator::name();
@@ -374,6 +376,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
         output::print_json(&RemovedJson {
             processor: id.as_str(),
             dead_letters: remains.dead_letters,
+            parked_streams: remains.parked_streams,
             lanes: remains.lanes,
             pauses: remains.pauses,
             sheds: remains.sheds,
@@ -391,7 +394,8 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
 /// The losses that need `--yes`: dead letters, and documents if they are dropped.
 fn lost(remains: &ProcessorRemains, drops: bool) -> Vec<String> {
     let documents: i64 = if drops { remains.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
-    let lost = [(remains.dead_letters, "dead letter"), (documents, "document")];
+    let lost =
+        [(remains.dead_letters, "dead letter"), (remains.parked_streams, "parked stream"), (documents, "document")];
     lost.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect()
 }
 
@@ -403,8 +407,13 @@ fn counted(number: i64, what: &str) -> String {
 fn summary(id: &ProcessorId, remains: &ProcessorRemains, drops: bool) -> String {
     let mut text = String::new();
     if remains.known {
-        let ProcessorRemains { dead_letters, lanes, pauses, sheds, .. } = remains;
-        let rows = [(*dead_letters, "dead letter"), (*lanes, "lane checkpoint"), (*pauses, "pause")];
+        let ProcessorRemains { dead_letters, parked_streams, lanes, pauses, sheds, .. } = remains;
+        let rows = [
+            (*dead_letters, "dead letter"),
+            (*parked_streams, "parked stream"),
+            (*lanes, "lane checkpoint"),
+            (*pauses, "pause"),
+        ];
         let mut rows: Vec<String> =
             rows.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect();
         if *sheds > 0 {
@@ -444,6 +453,7 @@ mod tests {
         let remains = ProcessorRemains {
             known: true,
             dead_letters: 3,
+            parked_streams: 0,
             lanes: 1,
             collections: vec![collection],
             ..ProcessorRemains::default()

@@ -86,6 +86,7 @@ With --json it prints one object:
      \"rate\", \"handled\", \"paused\",
      \"measures\": {\"readMs\", \"commitMs\", \"commits\", \"hostMib\", \"instances\", \"logLinesLost\"},
      \"deadLetters\", \"deadLettersAtLeast\", \"lastDeadLetter\": {\"tenant\", \"position\", \"reason\"},
+     \"parkedStreams\", \"parkedEvents\", \"discarded\",
      \"shed\", \"lastShed\": {\"tenant\", \"key\", \"events\", \"at\"}, \"held\",
      \"termError\": {\"error\", \"since\", \"at\", \"times\"},
      \"lanesCounted\": {\"all\", \"blocked\", \"retrying\", \"paused\", \"catchingUp\"},
@@ -258,6 +259,7 @@ fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) 
     text.extend(status.processors.iter().filter_map(|p| failing(p, not_running.contains_key(&p.id))));
     text.extend(status.processors.iter().filter_map(waiting));
     text.extend(status.processors.iter().filter_map(dead_letters));
+    text.extend(status.processors.iter().filter_map(parked));
     text.extend(status.processors.iter().filter_map(shed));
     text.extend(lost(status));
     let lanes = lanes(status, wide, now);
@@ -359,6 +361,14 @@ fn dead_letters(p: &ProcessorStatus) -> Option<String> {
     Some(format!(
         "{id} has {letters} (`sandmill dead-letters list --processor {id}`); the latest, at position {position} (tenant {tenant}): {reason}\n"
     ))
+}
+
+/// The parked streams of a processor.
+fn parked(p: &ProcessorStatus) -> Option<String> {
+    let [streams, events] = [p.parked_streams, p.parked_events].map(|number| u64::try_from(number).unwrap_or(0));
+    let (id, streams) = (&p.id, (streams > 0).then(|| output::count(streams, "parked stream"))?);
+    let events = output::count(events, "event");
+    Some(format!("{id} has {streams}, in which {events} wait (`sandmill parked list --processor {id}`)\n"))
 }
 
 /// The reason why a processor reads no events at the moment.
@@ -473,6 +483,9 @@ mod tests {
             dead_letters: 0,
             dead_letters_at_least: false,
             last_dead_letter: None,
+            parked_streams: 0,
+            parked_events: 0,
+            discarded: 0,
             shed: 0,
             last_shed: None,
             held: None,
@@ -528,6 +541,7 @@ mod tests {
         let p = &mut report.status.processors[0];
         p.lanes_counted = status::LaneCounts { all: 60_000, blocked: 59_999, retrying: 1, ..Default::default() };
         (p.dead_letters, p.dead_letters_at_least) = (10_000, true);
+        (p.parked_streams, p.parked_events) = (1, 17);
         p.last_dead_letter = Some(LastDeadLetter { tenant: "acme".into(), position: 9, reason: "plugin: odd".into() });
         p.term_error = Some(TermError {
             error: "permission denied for table x (SQLSTATE 42501)".into(),
@@ -538,6 +552,7 @@ mod tests {
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         for line in [
             "door-watch has more than 10000 dead letters",
+            "door-watch has 1 parked stream, in which 17 events wait (`sandmill parked list --processor door-watch`)",
             "door-watch is failing: its work ended 7 times with an error since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain door-watch`",
             "door-watch has 59999 more lanes behind; `sandmill status --lanes 60000` shows all\n",
         ] {

@@ -28,6 +28,8 @@ pub struct ProcessorRemains {
     pub known: bool,
     /// Dead letters.
     pub dead_letters: i64,
+    /// Parked streams.
+    pub parked_streams: i64,
     /// Lanes behind its cursor.
     pub lanes: i64,
     /// Pauses.
@@ -72,6 +74,7 @@ pub async fn find(session: &Session, id: &ProcessorId) -> Result<Option<Processo
         lanes: row.get(2),
         pauses: row.get(3),
         sheds: row.get(4),
+        parked_streams: row.get(5),
         collections: Vec::new(),
     };
     for row in session.query(include_str!("removal/collections.sql"), &[&id.as_str()]).await? {

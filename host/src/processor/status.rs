@@ -67,6 +67,12 @@ pub struct ProcessorStatus {
     pub dead_letters_at_least: bool,
     /// The dead letter with the highest position.
     pub last_dead_letter: Option<LastDeadLetter>,
+    /// Parked streams.
+    pub parked_streams: i64,
+    /// Events that wait in them.
+    pub parked_events: i64,
+    /// Set-aside events that were discarded; exact.
+    pub discarded: i64,
     /// Events that it shed to keep up (`back-pressure = "shed"`); exact.
     pub shed: i64,
     /// The last events that it shed.
@@ -259,6 +265,9 @@ pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
                 position: row.get(11),
                 reason: format!("{}: {}", row.get::<_, &str>(12), row.get::<_, &str>(13)),
             }),
+            parked_streams: row.get(24),
+            parked_events: row.get(25),
+            discarded: row.get(26),
             shed: row.get(14),
             last_shed: row.get::<_, Option<String>>(15).map(|tenant| LastShed {
                 tenant,

@@ -110,6 +110,8 @@ pub struct ProcessorGauges {
     pub lanes: Vec<(&'static str, i64)>,
     /// Dead letters.
     pub dead_letters: i64,
+    /// Parked streams.
+    pub parked_streams: i64,
     /// Whether an operator has paused it.
     pub paused: bool,
 }
@@ -280,6 +282,8 @@ impl Collector for GaugeCollector {
         to.gauges(("lanes_behind", "Lanes behind, by processor and state"), None, lanes)?;
         let letters = ("dead_letters", "Dead letters, by processor; at most 10000 are counted");
         to.gauges(letters, None, all().map(|p| (vec![("processor", &*p.id)], p.dead_letters)))?;
+        let parked = ("parked_streams", "Parked streams, by processor");
+        to.gauges(parked, None, all().map(|p| (vec![("processor", &*p.id)], p.parked_streams)))?;
         let paused = ("paused", "1 while an operator has paused the processor");
         to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))?;
         // Without tenants, these metrics would be listed without any sample.
