@@ -416,7 +416,7 @@ mod tests {
         );
         for (flag, problem) in [
             ("processors.orders.failures.trap.attempts=0", "attempts = 0 is out of range; use 1 to 1000000"),
-            ("processors.orders.failures.then=park-stream", "then = `park-stream` is unknown"),
+            ("processors.orders.failures.then=park", "then = `park` is unknown"),
             ("processors.orders.failures.plugin:.attempts=2", "names no code of a plugin"),
         ] {
             let error = error(None, &[flag]);

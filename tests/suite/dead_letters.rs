@@ -153,7 +153,7 @@ async fn a_letter_is_shown_with_its_event_and_with_what_can_be_done() {
     assert!(value("plugin").starts_with("scripted "), "{text}");
     assert!(text.contains("message") && text.contains("not\n") && text.contains("  for \u{fffd}[31mme\n"), "{text}");
     assert!(text.contains("append a corrected event"), "{text}");
-    assert!(text.contains("`sandmill processors remove scripted --drop-documents`"), "{text}");
+    assert!(text.contains("`sandmill dead-letters retry scripted 6`"), "{text}");
     assert!(!text.contains("now runs"), "{text}");
 
     let letter = objects(&database, &["show", "scripted", "6"]).await.remove(0);

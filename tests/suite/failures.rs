@@ -242,6 +242,34 @@ async fn a_bad_version_is_rolled_back_instead_of_setting_events_aside() {
     assert_scripted_log(&database, WITHOUT_TRAPS).await;
 }
 
+/// No read of documents is answered for longer than several calls may take, and the policy would set
+/// events aside after their last attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_answers_late_sets_nothing_aside_and_stops_no_lane() {
+    let database = database().await;
+    let settings = ["limits.wall-ms=1000", "processors.scripted.failures.then=dead-letter"];
+    database.append("a", "s", &[json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &settings);
+    database.scripted_settles(&[]).await;
+    let session = database.db.connect("test").await.unwrap();
+    let table = database.table("scripted_log").await;
+    session.batch_execute(&format!("begin; lock table {table}")).await.unwrap();
+    for tenant in ["a", "b", "c"] {
+        database.append(tenant, "t", &[json!({}), json!({})]).await;
+    }
+    eventually("each lane has tried three times", async || {
+        let lanes = database.status("scripted").await?.lanes_behind;
+        assert!(lanes.iter().all(|lane| lane.state != "blocked"), "{lanes:?}");
+        (lanes.len() == 3 && lanes.iter().all(|lane| lane.attempts >= 3)).then_some(())
+    })
+    .await;
+    session.batch_execute("rollback").await.unwrap();
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_eq!(dead_letters(&database).await, []);
+    assert_scripted_log(&database, EVERY_EVENT).await;
+}
+
 #[test]
 fn mistakes_in_policies_name_the_file_the_line_and_the_remedy() {
     let folder = plugins(&["scripted"]);
@@ -257,14 +285,14 @@ fn mistakes_in_policies_name_the_file_the_line_and_the_remedy() {
     }
 
     let settings = folder.path().join("settings.toml");
-    std::fs::write(&settings, "[processors.orders.failures.trap]\nattempts = 3\nthen = 'park-stream'\n").unwrap();
+    std::fs::write(&settings, "[processors.orders.failures.trap]\nattempts = 3\nthen = 'parked'\n").unwrap();
     let print = |arguments: &[&str]| {
         let mut command = sandmill("");
         command.args(["config", "print", "--changed", "--json"]).args(arguments).output().unwrap()
     };
     let wrong = print(&["--config", settings.to_str().unwrap()]);
     assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
-    for part in ["settings.toml", "line 3", "then = `park-stream` is unknown"] {
+    for part in ["settings.toml", "line 3", "then = `parked` is unknown"] {
         assert!(stderr(&wrong).contains(part), "{part}: {}", stderr(&wrong));
     }
 

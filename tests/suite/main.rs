@@ -66,6 +66,8 @@ mod ownership;
 mod partitions;
 // The plans of the statements that read the log.
 mod plans;
+// Failure policies, compared with handling events one by one.
+mod policies;
 // Strategies of back-pressure.
 mod pressure;
 // The README's and the plugin page's commands, which are run.

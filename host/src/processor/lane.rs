@@ -197,8 +197,8 @@ impl Runner {
         self.deliver(lane, class, delivery, documents).await
     }
 
-    /// Handles a delivery over a lane's documents.
-    async fn deliver(
+    /// Handles a delivery over a lane's documents, as they were before this run.
+    pub async fn deliver(
         &self,
         lane: &LaneKey,
         class: Class,

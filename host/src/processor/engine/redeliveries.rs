@@ -24,6 +24,8 @@ pub(super) struct RedeliveredEvents {
     events: Vec<Arc<Event>>,
     /// Whether more events of the stream wait.
     more: bool,
+    /// The version up to which the stream was read. The processor need not handle this event.
+    last_version: Option<i64>,
     /// Positions of letters whose event is gone, or no longer belongs to the lane.
     missing: Vec<i64>,
 }
@@ -58,6 +60,7 @@ impl RedeliveredEvents {
                 (found.events, found.more) = reader.events_of_stream(&lane.tenant, stream, versions, *most).await?;
             }
         }
+        found.last_version = found.events.last().map(|event| event.version);
         reader.route_deferred(router, &found.events).await?;
         let is_own = |event: &Arc<Event>| router.handles(event) && router.lane(event) == *lane;
         let foreign = found.events.iter().filter(|event| !is_own(event)).map(|event| event.position);
@@ -181,13 +184,14 @@ pub(super) fn end(
                         StreamPlace { next: next.version, events: place.events.saturating_sub(handled), ..place }
                     }
                     None => StreamPlace {
-                        next: read.events.last().map_or(place.next, |last| last.version + 1),
+                        next: read.last_version.map_or(place.next, |last| last + 1),
                         // Events that are gone or no longer handled do not keep the stream parked.
                         events: if read.more { place.events.saturating_sub(handled).max(1) } else { 0 },
                         ..place
                     },
                 }
             };
+            let before = *place;
             let place = match redelivery.action {
                 RequestAction::DiscardAll => {
                     outcome.discarded = usize::try_from(place.events).unwrap_or(usize::MAX);
@@ -200,12 +204,56 @@ pub(super) fn end(
                 RequestAction::Retry => left(*place),
             };
             let answers = redelivery.action != RequestAction::Retry || failed.is_some() || place.events == 0;
-            let moved = outcome.handled > 0 || answers;
-            if moved {
+            if place != before || answers {
                 let (lane, stream) = (lane.clone(), stream.clone());
                 outcome.streams.push(StreamChange { lane, stream, place, failed, answers });
             }
             (outcome.handled, answers, again)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::TenantId;
+
+    fn lane() -> LaneKey {
+        let tenant = TenantId::parse("t").unwrap();
+        LaneKey { key: tenant.as_shared(), tenant }
+    }
+
+    fn drain(place: StreamPlace) -> Redelivery {
+        let subject = Redelivered::Stream("s".into(), place, 100);
+        Redelivery { subject, action: RequestAction::Retry, attempts: 0, refused: None }
+    }
+
+    /// The stream has many events between that the processor does not handle.
+    #[test]
+    fn a_page_without_events_of_the_processor_moves_the_stream_on() {
+        let place = StreamPlace { next: 3, last: 900, events: 2 };
+        let read = RedeliveredEvents { more: true, last_version: Some(102), ..RedeliveredEvents::default() };
+        let mut outcome = Outcome::default();
+        assert_eq!(end(&lane(), &drain(place), &read, &mut outcome, &None, None), (0, false, None));
+        let change = &outcome.streams[0];
+        assert_eq!((change.place, change.answers), (StreamPlace { next: 103, ..place }, false));
+
+        // The last page has none either: the events that waited are gone.
+        let read = RedeliveredEvents { more: false, last_version: Some(900), ..RedeliveredEvents::default() };
+        let mut outcome = Outcome::default();
+        assert_eq!(end(&lane(), &drain(place), &read, &mut outcome, &None, None), (0, true, None));
+        assert_eq!((outcome.streams[0].place.events, outcome.streams[0].answers), (0, true));
+    }
+
+    #[test]
+    fn a_letter_whose_event_is_gone_stays_and_says_so() {
+        let subject = Redelivered::Letters(vec![4, 9]);
+        let redelivery = Redelivery { subject, action: RequestAction::Retry, attempts: 0, refused: None };
+        let read = RedeliveredEvents { missing: vec![4, 9], ..RedeliveredEvents::default() };
+        let mut outcome = Outcome::default();
+        assert_eq!(end(&lane(), &redelivery, &read, &mut outcome, &None, None), (2, false, None));
+        let letters: Vec<i64> = outcome.dead_letters.iter().map(|letter| letter.position).collect();
+        assert_eq!((letters, outcome.answered.len(), outcome.counted()), (vec![4, 9], 0, 0));
+        assert!(outcome.dead_letters[0].reason.message.contains("no longer in the store"));
     }
 }
