@@ -2,9 +2,12 @@
 
 use std::process::Output;
 
-use sandmill::db::Session;
+use sandmill::db::{
+    Session,
+    migrate::{MIGRATIONS, migrate},
+};
 use sandmill_tests::{
-    Database, database,
+    Database, database, empty_database,
     host::{catch_up, root, sandmill, stderr, stdout},
 };
 use serde_json::{Value, json};
@@ -307,6 +310,40 @@ async fn a_letter_that_is_stored_again_keeps_its_first_time_and_has_the_last_dia
     assert!(after["lastAt"].as_str() > before["lastAt"].as_str(), "{after:#}");
     for (key, expected) in [("class", "trap"), ("message", "again"), ("backtrace", "0: f"), ("log", "INFO x")] {
         assert_eq!(after[key], expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_an_older_schema_get_the_streams_of_their_events() {
+    let database = empty_database().await;
+    let mut session = database.db.connect("test").await.unwrap();
+    let history = std::fs::read_to_string(root().join("host/src/db/migrate/history.sql")).unwrap();
+    session.batch_execute(&history).await.unwrap();
+    for migration in MIGRATIONS.iter().take_while(|migration| migration.name != "0029_letter_contents") {
+        session.batch_execute(migration.sql).await.unwrap();
+        let record = "insert into sandmill.migrations (version, name, checksum) values ($1, $2, $3)";
+        session.execute(record, &[&migration.version(), &migration.name, &migration.checksum()]).await.unwrap();
+    }
+    // The event of the second letter is gone, and another one has its position.
+    session
+        .batch_execute(
+            "select sandmill.append('acme', 's', array['T', 'T'], array['{}', '{}']::json[], p_ids => array['e1', 'e2']);
+             insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+             values ('carts', 'carts', '', '', '', 'tenant', 1);
+             insert into sandmill.generations (processor, generation, state) values ('carts', 1, 'serving');
+             insert into sandmill.dead_letters
+               (processor, generation, tenant, lane_key, position, event_id, class, message, digest, attempts, dead_since)
+             values ('carts', 1, 'acme', 'acme', 1, 'e1', 'trap', 'm', '', 1, '2026-01-02T03:04:05Z'),
+                    ('carts', 1, 'acme', 'acme', 2, 'gone', 'trap', 'm', '', 1, '2026-01-02T03:04:05Z')",
+        )
+        .await
+        .unwrap();
+    migrate(&mut session).await.unwrap();
+    let letters = objects(&database, &["list"]).await;
+    let found: Vec<_> = letters.iter().map(|letter| ["type", "stream", "version"].map(|key| &letter[key])).collect();
+    assert_eq!(found, [[&Value::Null; 3], [&json!("T"), &json!("s"), &json!(1)]]);
+    for letter in &letters {
+        assert_eq!([&letter["firstAt"], &letter["lastAt"]], ["2026-01-02T03:04:05.000000Z"; 2]);
     }
 }
 

@@ -72,13 +72,12 @@ pub(super) fn of(error: &wasmtime::Error, evidence: Evidence) -> Failure {
 /// The messages of an error and its causes, without the guest's backtrace, which would displace the
 /// rest of a reason. Each is cut, so that the engine does not decode the names of a backtrace.
 fn causes(error: &wasmtime::Error) -> String {
-    let message = |cause| {
+    let messages = error.chain().map(|cause| {
         let mut message = Bounded { text: String::new(), left: REASON_BYTES };
         // The error is that there is no more room.
         let _ = write!(message, "{cause}");
         message.text
-    };
-    let messages = error.chain().map(|cause| message(cause));
+    });
     messages.filter(|message| !message.starts_with(BACKTRACE)).collect::<Vec<_>>().join(": ")
 }
 
