@@ -94,6 +94,37 @@ async fn each_command_that_changes_something_is_recorded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_about_set_aside_events_are_recorded() {
+    let database = database().await;
+    let events = [("letters", "skip"), ("parked", "trap"), ("blocked", "stop")];
+    for (tenant, deed) in events {
+        database.append(tenant, "s", &[json!({}), json!({"do": deed, "code": "odd"})]).await;
+    }
+    catch_up(&database, &["scripted"], &["processors.scripted.failures.trap.then=park-stream"]).await;
+    for arguments in [
+        &["dead-letters", "retry", "scripted", "--tenant", "letters"][..],
+        &["dead-letters", "discard", "scripted", "--tenant", "letters", "--yes"],
+        &["parked", "drain", "scripted", "--tenant", "parked", "s"],
+        &["parked", "discard", "scripted", "--tenant", "parked", "s"],
+        &["skip", "scripted", "--tenant", "blocked"],
+    ] {
+        succeed(&database, arguments).await;
+    }
+    let letters = json!({"letters": 1, "position": null, "class": null});
+    let stream = json!({"stream": "s", "all": false});
+    assert_eq!(
+        changes(&database).await,
+        [
+            json!(["dead-letters retry", "scripted", "letters", null, letters]),
+            json!(["dead-letters discard", "scripted", "letters", null, letters]),
+            json!(["parked drain", "scripted", "parked", null, stream]),
+            json!(["parked discard", "scripted", "parked", null, stream]),
+            json!(["skip", "scripted", "blocked", "blocked", {"position": 6, "class": "plugin:odd"}]),
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changes_of_the_stores_settings_and_rights_are_recorded() {
     let (database, session) = with_blocked_lane().await;
     session.batch_execute("create role audited").await.unwrap();

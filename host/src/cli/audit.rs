@@ -34,8 +34,12 @@ Examples:
   sandmill audit --processor route-performance --since 7d
   sandmill audit --tenant UA --json --limit 0",
     after_help = "\
-The newest change comes first. Recorded are pause, resume, processors remove, plugins rollback,
-plugins retry, what migrate changes besides tables, and pauses by the failure policy of a processor.
+The newest change comes first. Recorded are:
+  pause, resume, skip
+  dead-letters retry and discard, parked drain and discard (the request, not its result)
+  processors remove, plugins rollback, plugins retry
+  migrate, if it changes more than tables: ordering, limits, views, rights, --reanchor
+  a pause by the failure policy of a processor
 A command that changed nothing is not recorded. Records are kept for 400 days.
 
 WHO is the user of the operating system and the host of the command; with sudo, it is the user who
