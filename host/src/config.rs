@@ -417,7 +417,7 @@ mod tests {
         for (flag, problem) in [
             ("processors.orders.failures.trap.attempts=0", "attempts = 0 is out of range; use 1 to 1000000"),
             ("processors.orders.failures.then=park", "then = `park` is unknown"),
-            ("processors.orders.failures.plugin:.attempts=2", "names no code of a plugin"),
+            ("processors.orders.failures.plugin:.attempts=2", "needs a code of 1 to 93 bytes"),
         ] {
             let error = error(None, &[flag]);
             assert!(error.contains(problem) && error.contains("processors.orders.failures"), "{error}");

@@ -70,7 +70,8 @@ pub const CURED: &str = "C000000";
 
 /// A version of the guest `scripted`, or of one built from it. The mark has seven bytes; the guest
 /// writes it to its documents. Its first letter selects what the version does: `T` traps on every
-/// event, `S` spins, `C` also folds events that ask for a trap, and any other letter handles events.
+/// event, `S` spins, `C` also folds events that ask for a trap, and any other letter handles
+/// events.
 pub fn version(name: &str, mark: &str) -> Vec<u8> {
     const AS_BUILT: &[u8] = b"scripted-mark-0000000";
     let mut bytes = std::fs::read(component(name)).expect("read a component");

@@ -242,8 +242,8 @@ async fn a_bad_version_is_rolled_back_instead_of_setting_events_aside() {
     assert_scripted_log(&database, WITHOUT_TRAPS).await;
 }
 
-/// No read of documents is answered for longer than several calls may take, and the policy would set
-/// events aside after their last attempt.
+/// No read of documents is answered for longer than several calls may take, and the policy would
+/// set events aside after their last attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_answers_late_sets_nothing_aside_and_stops_no_lane() {
     let database = database().await;

@@ -1,4 +1,5 @@
-//! `sandmill dead-letters retry` and `discard`: ask for dead letters to be handled again, or deleted.
+//! `sandmill dead-letters retry` and `discard`: ask for dead letters to be handled again, or
+//! deleted.
 
 use std::{
     io::IsTerminal,

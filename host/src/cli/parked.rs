@@ -1,5 +1,5 @@
-//! `sandmill parked`: lists parked streams, handles their events, or discards them. Works whether or
-//! not a host runs.
+//! `sandmill parked`: lists parked streams, handles their events, or discards them. Works whether
+//! or not a host runs.
 
 use std::{
     io::{self, BufWriter, Write},

@@ -57,8 +57,9 @@ impl RunnableVersion {
     /// The version of the code, under the operator's settings for the processor.
     pub(super) fn version(&self, operator: &ProcessorSettings) -> CodeVersion {
         let policy = FailurePolicy::new(operator.failures.clone(), self.manifest.failures.clone());
-        // Where lanes are streams, parking one would be the same as stopping its lane. Where they are
-        // properties, one stream has events in several lanes. And a stream cannot both wait and be shed.
+        // Where lanes are streams, parking one would be the same as stopping its lane. Where they
+        // are properties, one stream has events in several lanes. And a stream cannot both wait and
+        // be shed.
         let may_park =
             self.spec.descriptor.partition_by == PartitionBy::Tenant && operator.back_pressure != Strategy::Shed;
         let policy = if may_park { policy } else { policy.without_parking() };

@@ -11,6 +11,7 @@ mod reads;
 mod redeliveries;
 mod report;
 mod runs;
+mod set_aside_events;
 mod surroundings;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -151,8 +152,9 @@ impl<'a> Engine<'a> {
             Command::Redeliver(lane, redelivery, class) => self.start_redelivery(lane, redelivery, class),
             Command::ReadLane(reading) => self.reads.start_lane(reading, self.router, self.pressure.shed_after()),
             Command::Commit(plan) => self.start_commit(plan),
-            Command::ReadDecisions => self.read_decisions(decisions).await?,
-            Command::Pause => self.pause(decisions).await?,
+            // Boxed, because they are rare and would make the loop's future large.
+            Command::ReadDecisions => Box::pin(self.read_decisions(decisions)).await?,
+            Command::Pause => Box::pin(self.pause(decisions)).await?,
             Command::ReadReplacements => self.read_replacements(),
             Command::Unstage(lane) => self.documents.of_term.unstage(&lane),
             Command::Discard { lane, refused } => {

@@ -32,6 +32,7 @@ mod parked_streams;
 mod pauses;
 mod plan;
 mod redelivery;
+mod request;
 mod shed;
 mod slots;
 mod work;
@@ -49,7 +50,7 @@ use parked_streams::StreamTable;
 pub use parked_streams::{ParkedStreams, StreamMove, StreamPlace};
 pub use plan::{CommitPlan, Patience, Refusal};
 use redelivery::Requests;
-pub use redelivery::{Redelivered, Redelivery, RedeliveryEnd, Request, RequestAction, SetAside};
+pub use request::{Redelivered, Redelivery, RedeliveryEnd, Request, RequestAction, SetAside};
 use slots::Slots;
 pub use work::{Ending, LaneWork, PageNumber, RunEnd, Weighted};
 
@@ -364,8 +365,8 @@ impl<T: Weighted> InFlight<T> {
         }
     }
 
-    /// Records the end of a lane's work. Returns whether the results are kept. They are dropped if a
-    /// commit of the lane's earlier results was rejected in the meantime.
+    /// Records the end of a lane's work. Returns whether the results are kept. They are dropped if
+    /// a commit of the lane's earlier results was rejected in the meantime.
     pub fn finish(&mut self, key: &LaneKey, work: LaneWork, end: RunEnd<T>, now: SystemTime) -> bool {
         let RunEnd { handled, ending, streams, skipped, results } = end;
         let next = self.slots.end(key);

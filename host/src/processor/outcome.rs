@@ -15,8 +15,8 @@ use crate::{
 /// The results of handled or shed events.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Number of events that the lane has passed, counted from the first: all that were handled, set
-    /// aside or passed over.
+    /// Number of events that the lane has passed, counted from the first: all that were handled,
+    /// set aside or passed over.
     pub handled: usize,
     /// Changed documents, with the last change of each. Shared with the commit that writes them,
     /// because they are needed again if it is rejected.

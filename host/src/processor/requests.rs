@@ -165,18 +165,22 @@ pub async fn letters(
     let transaction = session.client_mut().transaction().await?;
     let runs = lock_processor(&transaction, processor).await?;
     let id = processor.as_str();
-    let (sql, carried) = match (runs, action) {
-        (false, LetterAction::Discard) => (include_str!("requests/discard_letters.sql"), Carried::Done),
-        (false, LetterAction::Retry) => (include_str!("requests/letters.sql"), Carried::Recorded),
-        (true, _) => (include_str!("requests/letters.sql"), Carried::Requested),
+    let carried = match (runs, action) {
+        (false, LetterAction::Discard) => Carried::Done,
+        (false, LetterAction::Retry) => Carried::Recorded,
+        (true, _) => Carried::Requested,
     };
-    let fence = uuid::Uuid::new_v4().simple().to_string();
-    let last: &(dyn crate::db::types::ToSql + Sync) = if carried == Carried::Done { &fence } else { &action.name() };
-    let rows = transaction.query(sql, &[&id, position, tenant, class, since, last]).await?;
-    if !rows.is_empty() {
+    let (sql, last) = match carried {
+        Carried::Done => (include_str!("requests/discard_letters.sql"), uuid::Uuid::new_v4().simple().to_string()),
+        Carried::Recorded | Carried::Requested => (include_str!("requests/letters.sql"), action.name().to_string()),
+    };
+    let rows = transaction.query(sql, &[&id, position, tenant, class, since, &last]).await?;
+    if let Some(first) = rows.first() {
+        // The row names the tenant if all letters are of one.
+        let only = Some(first.get::<_, &str>(1)).filter(|only| rows.iter().all(|row| row.get::<_, &str>(1) == *only));
         let details = json!({ "letters": rows.len(), "position": position, "class": class });
-        let (processor, tenant) = (Some(processor), tenant.as_deref());
-        let entry = AuditEntry { processor, tenant, details, ..AuditEntry::new(who, action.command()) };
+        let entry =
+            AuditEntry { processor: Some(processor), tenant: only, details, ..AuditEntry::new(who, action.command()) };
         audit::record(&transaction, &entry).await?;
     }
     transaction.commit().await?;
@@ -195,8 +199,8 @@ pub async fn letter_progress(
 }
 
 /// Requests an action for a parked stream of a processor's serving generation, or discards its
-/// events if no host runs the processor. The stream is given with its tenant. None if the stream is not parked, or if an earlier request
-/// is being carried out.
+/// events if no host runs the processor. The stream is given with its tenant. None if the stream is
+/// not parked, or if an earlier request is being carried out.
 pub async fn stream(
     session: &mut Session,
     processor: &ProcessorId,

@@ -1,8 +1,9 @@
 //! Events that were set aside, and operators' requests about them.
 //!
-//! A command writes a request into the row of a dead letter, a parked stream or a lane. The owner of
-//! the lane carries it out ([`super::in_flight`]) and answers it in the transaction that commits the
-//! results. Each request is returned once to a running host; a new term reads all that are pending.
+//! A command writes a request into the row of a dead letter, a parked stream or a lane. The owner
+//! of the lane carries it out ([`super::in_flight`]) and answers it in the transaction that commits
+//! the results. Each request is returned once to a running host; a new term reads all that are
+//! pending.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -41,8 +41,8 @@ pub(super) const BOUNDS: InFlightBounds = InFlightBounds {
 pub(super) const PAUSING: InFlightBounds = InFlightBounds { detaches: false, ..BOUNDS };
 pub(super) const SHEDDING: InFlightBounds = InFlightBounds { lane_events: 3, ..BOUNDS };
 
-/// Positions of events that a piece of work handled, or that were shed instead, and what it did with
-/// others.
+/// Positions of events that a piece of work handled, or that were shed instead, and what it did
+/// with others.
 #[derive(Debug, Default)]
 pub(super) struct Handled {
     pub(super) positions: Vec<i64>,

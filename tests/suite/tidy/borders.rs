@@ -35,6 +35,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "processor::lane_checkpoints",
             "processor::pauses",
             "processor::removal",
+            "processor::requests",
             "processor::roster",
             "processor::status",
             "projections::list",

@@ -1,5 +1,5 @@
-//! Parked streams: a row is inserted when a stream is parked, updated when more of its events wait or
-//! some were handled, and deleted when none waits.
+//! Parked streams: a row is inserted when a stream is parked, updated when more of its events wait
+//! or some were handled, and deleted when none waits.
 
 use super::CommitTransaction;
 use crate::{

@@ -7,7 +7,7 @@ use lru::LruCache;
 
 use super::{
     Engine, now,
-    redeliveries::{self, RedeliveredEvents},
+    set_aside_events::{self, RedeliveredEvents},
 };
 use crate::{
     model::{handler::BoxFuture, ids::LaneKey},
@@ -96,7 +96,7 @@ impl Engine<'_> {
         let end = match &work {
             RunWork::Log(_) => None,
             RunWork::SetAside(redelivery, events) => {
-                Some(redeliveries::end(&lane, redelivery, events, &mut outcome, &stop, failed))
+                Some(set_aside_events::end(&lane, redelivery, events, &mut outcome, &stop, failed))
             }
         };
         let (cpu, waited) = (meter.cpu(), meter.waited());

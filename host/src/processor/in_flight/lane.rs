@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{CommitPlan, LaneWork, PageNumber, Skip, parked_streams::StreamMove, redelivery::FinishedRedelivery};
+use super::{CommitPlan, LaneWork, PageNumber, Skip, parked_streams::StreamMove, request::FinishedRedelivery};
 use crate::{
     model::{cursor::Progress, ids::LaneKey},
     processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},

@@ -259,8 +259,8 @@ impl<T: Weighted> InFlight<T> {
     /// Records that the database rejected a plan because of its data. Its results are put back, and
     /// the next plans take ever smaller groups of its lanes, until one lane is rejected alone.
     /// `culprit` names the lane if it is known from the start. That lane then reads fewer events at
-    /// a time from its row on. When it is rejected with a single event, it blocks, or sets the event
-    /// aside. Returns the culprit once it is known.
+    /// a time from its row on. When it is rejected with a single event, it blocks, or sets the
+    /// event aside. Returns the culprit once it is known.
     pub fn rejected(
         &mut self,
         plan: CommitPlan<T>,

@@ -2,10 +2,11 @@
 //! request. Pure.
 //!
 //! A redelivery is a piece of a lane's work that does not come from the log's tail: the events of
-//! dead letters, or the waiting events of a parked stream. It runs while the lane runs nothing else,
-//! before what is queued for the lane, and leaves the lane's progress as it is. A lane has one
-//! redelivery at a time, until it is committed. No commit takes results of a redelivery together
-//! with other results of its lane, so that a rejected commit shows which of them is to blame.
+//! dead letters, or the waiting events of a parked stream. It runs while the lane runs nothing
+//! else, before what is queued for the lane, and leaves the lane's progress as it is. A lane has
+//! one redelivery at a time, until it is committed. No commit takes results of a redelivery
+//! together with other results of its lane, so that a rejected commit shows which of them is to
+//! blame.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use std::{
 use super::{
     InFlight, Weighted,
     lane::{FinishedWork, Lane, LaneChanges, Running},
-    parked_streams::{StreamMove, StreamPlace},
+    parked_streams::StreamPlace,
+    request::{FinishedRedelivery, Redelivered, Redelivery, RedeliveryEnd, Request, RequestAction, SetAside},
 };
 use crate::model::{
     handler::Reason,
@@ -30,77 +32,6 @@ const LETTERS_AT_ONCE: usize = 100;
 const DISCARDED_AT_ONCE: usize = 1_000;
 /// Redeliveries under way at once, so that they leave most slots and sessions to the tail.
 const AT_ONCE: usize = 4;
-
-/// Something that was set aside.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SetAside {
-    /// A dead letter, by its event's position.
-    Letter(i64),
-    /// A parked stream, by its name.
-    Stream(Arc<str>),
-}
-
-/// What an operator wants done with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestAction {
-    /// Handle it again: a letter once, a stream until an event fails.
-    Retry,
-    /// Discard it: a letter, or the first waiting event of a stream.
-    Discard,
-    /// Discard all waiting events of a stream.
-    DiscardAll,
-}
-
-/// An operator's request about something that was set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Its lane.
-    pub lane: LaneKey,
-    /// What was set aside.
-    pub subject: SetAside,
-    /// What is to be done.
-    pub action: RequestAction,
-}
-
-/// Set-aside events of one lane that are handled again or discarded.
-#[derive(Clone, Debug)]
-pub struct Redelivery {
-    /// The events.
-    pub subject: Redelivered,
-    /// What is to be done.
-    pub action: RequestAction,
-    /// Earlier attempts at the first event since the request.
-    pub attempts: u32,
-    /// Why the database rejected the results of the event; none if it did not. The event then
-    /// stays set aside, with this reason.
-    pub refused: Option<Reason>,
-}
-
-/// The events of a redelivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Redelivered {
-    /// Those of dead letters, by position.
-    Letters(Vec<i64>),
-    /// The waiting events of a parked stream, at most this many.
-    Stream(Arc<str>, StreamPlace, usize),
-}
-
-/// The end of a redelivery.
-#[derive(Debug)]
-pub struct RedeliveryEnd<T> {
-    /// Number of letters that are answered, or of events of the stream that were handled, counted
-    /// from the first.
-    pub handled: usize,
-    /// Whether the request about a stream is answered. If not, the redelivery continues.
-    pub is_answered: bool,
-    /// The delay before the next event is attempted again, and whether the attempt counts; none if
-    /// it was not postponed.
-    pub again: Option<(Duration, bool)>,
-    /// The streams that it changed.
-    pub streams: Vec<StreamMove>,
-    /// Its results.
-    pub results: T,
-}
 
 /// The requests about one lane.
 #[derive(Clone, Debug, Default)]
@@ -366,12 +297,4 @@ impl<T: Weighted> InFlight<T> {
         }
         self.requests.ended(key);
     }
-}
-
-/// A redelivery whose results wait for their commit.
-#[derive(Clone, Debug)]
-pub(super) struct FinishedRedelivery {
-    redelivery: Redelivery,
-    handled: usize,
-    is_answered: bool,
 }

@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl LaneRun {
-    /// Takes the events of a stream that was just parked out of those that are left. Returns whether
-    /// there was one.
+    /// Takes the events of a stream that was just parked out of those that are left. Returns
+    /// whether there was one.
     pub(super) fn drop_parked(&mut self, events: &mut Cow<'_, [Arc<Event>]>, attempts: &mut u32) -> bool {
         let handled = self.outcome.handled;
         let Some((stream, ..)) = self.newly_parked.last() else { return false };
@@ -26,8 +26,8 @@ impl LaneRun {
         true
     }
 
-    /// Counts the events that were passed over because their stream is parked. Afterwards, `handled`
-    /// includes them. `rest` are the other events of the delivery.
+    /// Counts the events that were passed over because their stream is parked. Afterwards,
+    /// `handled` includes them. `rest` are the other events of the delivery.
     pub(super) fn pass_parked(&mut self, lane: &LaneKey, delivery: &Delivery<'_>, rest: &[Arc<Event>]) {
         if rest.len() == delivery.events.len() {
             return;

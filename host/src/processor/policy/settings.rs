@@ -37,7 +37,8 @@ pub enum Then {
     StopProcessor,
     /// It becomes a dead letter, and its lane continues.
     DeadLetter,
-    /// Its stream is parked: the stream's events wait in order, and the lane continues without them.
+    /// Its stream is parked: the stream's events wait in order, and the lane continues without
+    /// them.
     ParkStream,
 }
 

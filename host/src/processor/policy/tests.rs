@@ -45,7 +45,7 @@ fn every_class_in_the_sources_has_a_family() {
         include_str!("../../consumer/router.rs"),
         include_str!("../../processor/budgets.rs"),
         include_str!("../../processor/engine/commits.rs"),
-        include_str!("../../processor/engine/redeliveries.rs"),
+        include_str!("../../processor/engine/set_aside_events.rs"),
         include_str!("../../processor/lane.rs"),
         include_str!("../../processor/policy.rs"),
         include_str!("../../projections/documents.rs"),

@@ -1,6 +1,6 @@
 -- Deletes dead letters of a processor's serving generation, and counts them as discarded. The new
--- fence rejects every earlier owner of the processor. The caller has made sure that no host runs it.
--- Returns the letters' positions.
+-- fence rejects every earlier owner of the processor. The caller has made sure that no host runs
+-- it. Returns the letters' positions and tenants.
 --
 -- $1 text         processor
 -- $2 bigint       position; null = all
@@ -14,7 +14,7 @@ with gone as (
   where g.processor = $1 and g.state = 'serving' and d.processor = g.processor and d.generation = g.generation
     and ($2::bigint is null or d.position = $2) and ($3::text is null or d.tenant = $3)
     and ($4::text is null or d.class = $4) and ($5::timestamptz is null or d.first_at >= $5)
-  returning d.position
+  returning d.position, d.tenant
 ),
 counted as (
   update sandmill.cursors c
@@ -27,4 +27,4 @@ counted as (
   ) first
   where c.processor = $1 and c.generation = first.generation
 )
-select position from gone
+select position, tenant from gone

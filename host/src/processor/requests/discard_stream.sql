@@ -1,6 +1,6 @@
--- Discards the first waiting event of a parked stream in a processor's serving generation, or all of
--- them, and counts them as discarded. The new fence rejects every earlier owner of the processor.
--- The caller has made sure that no host runs it. Returns the number of events.
+-- Discards the first waiting event of a parked stream in a processor's serving generation, or all
+-- of them, and counts them as discarded. The new fence rejects every earlier owner of the
+-- processor. The caller has made sure that no host runs it. Returns the number of events.
 --
 -- $1 text     processor
 -- $2 text     tenant

@@ -1,5 +1,5 @@
--- Requests an action for dead letters of a processor's serving generation. A request that a host has
--- noticed already stays as it is. Returns the letters' positions.
+-- Requests an action for dead letters of a processor's serving generation. A request that a host
+-- has noticed already stays as it is. Returns the letters' positions and tenants.
 --
 -- $1 text         processor
 -- $2 bigint       position; null = all
@@ -13,4 +13,4 @@ where g.processor = $1 and g.state = 'serving' and d.processor = g.processor and
   and ($2::bigint is null or d.position = $2) and ($3::text is null or d.tenant = $3)
   and ($4::text is null or d.class = $4) and ($5::timestamptz is null or d.first_at >= $5)
   and (d.request = '' or d.request_new)
-returning d.position
+returning d.position, d.tenant
