@@ -2,6 +2,9 @@
 //! It is the only room that sees all parts, and it makes no decisions about events.
 
 mod author;
+pub mod capsule;
+mod offline;
+pub mod what_if;
 
 use std::{
     pin::pin,

@@ -8,6 +8,8 @@
 
 mod append;
 mod audit;
+mod capsule;
+mod changes;
 mod compile_component;
 mod completions;
 mod config;
@@ -258,11 +260,11 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
         let done = async {
             match command {
                 Command::Status(args) => status::run(args, &db).await,
-                Command::Explain(args) => explain::run(args, &db).await,
+                Command::Explain(args) => explain::run(args, config, &db).await,
                 Command::Tenants(args) => tenants::run(args, &db).await,
                 Command::Plugins(args) => plugins::run(args, &db).await,
                 Command::Processors(args) => processors::run(args, &db).await,
-                Command::DeadLetters(args) => dead_letters::run(args, &db).await,
+                Command::DeadLetters(args) => dead_letters::run(args, config, &db).await,
                 Command::Audit(args) => audit::run(args, &db).await,
                 Command::Parked(args) => parked::run(args, &db).await,
                 Command::Skip(args) => skip::run(args, &db).await,

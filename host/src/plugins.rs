@@ -16,6 +16,8 @@
 //!   [`rollout`](crate::rollout) decides on trials and rollbacks.
 //! - `journal` and `rejections` report the outcome in the [`history`], and in error files beside
 //!   the plugins. `archive` stores the bytes of versions that ran, for later rollbacks.
+//!
+//! [`offline`] loads versions outside a host, for commands.
 
 mod archive;
 mod check;
@@ -28,6 +30,7 @@ mod hints;
 pub mod history;
 mod journal;
 pub mod manifest;
+pub mod offline;
 pub mod plan;
 pub mod reconciler;
 pub mod registry;

@@ -24,6 +24,7 @@ pub mod core;
 pub mod dead_letters;
 pub mod decisions;
 mod engine;
+pub mod failed_lanes;
 pub mod gather;
 pub mod in_flight;
 pub mod lane;

@@ -6,18 +6,23 @@
 //! Tenants run concurrently, as they share nothing. A tenant's lanes run one after another in the
 //! log's order, so that a test is repeatable. Retries are made immediately; after [`ATTEMPTS`]
 //! attempts the lane stops. All events and documents are held in memory.
+//!
+//! [`replay`] handles single events instead, over documents from a [`capsule`] or from elsewhere.
 
 mod batching;
+pub mod capsule;
 mod compare;
 mod documents;
 pub mod lines;
 mod pass;
+pub mod replay;
 mod report;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use batching::Batching;
-pub use compare::{Comparison, Excerpt};
+pub use compare::{Comparison, Excerpt, ValueDifference};
+pub use documents::{FindDocuments, FoundDocument};
 pub use lines::{DocumentName, NamedDocuments};
 use pass::Pass;
 pub use pass::{SkippedEvent, StoppedLane};

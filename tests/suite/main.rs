@@ -8,6 +8,8 @@ mod audit;
 mod authors;
 // Very many lanes that need attention.
 mod blocked_lanes;
+// Failure capsules, and dead letters on another version.
+mod capsules;
 // The interface of the command line: help, JSON, settings and exit codes.
 mod cli;
 // Connections over a network: encryption, authentication, and errors.

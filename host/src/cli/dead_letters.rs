@@ -1,5 +1,9 @@
-//! `sandmill dead-letters`: lists the events that processors set aside, shows one of them, handles
-//! them again or discards them. Works whether or not a host runs.
+//! `sandmill dead-letters`: lists the events that processors set aside, shows one of them, exports
+//! it to a failure capsule, handles them again or discards them. Works whether or not a host runs.
+
+mod export;
+mod retry;
+mod what_if;
 
 use std::{
     collections::HashMap,
@@ -15,7 +19,7 @@ use serde::Serialize;
 
 use super::{
     database::{connect, with_remedy},
-    letter_requests::{self, DiscardArgs, ReportArgs, SelectionArgs},
+    letter_requests::{self, DiscardArgs},
     output::{self, OutputStyle, count},
     processors::check_known,
     since,
@@ -23,6 +27,7 @@ use super::{
     tenants,
 };
 use crate::{
+    config::Config,
     db::{Db, Error, Session},
     model::{ids::ProcessorId, text},
     plugins::history,
@@ -30,11 +35,13 @@ use crate::{
     store::{self, EventHeader, Filter, LARGEST_LISTED, StoredEvent, time},
 };
 
-/// Lists, retries and discards events that were set aside
+/// Lists, exports, retries and discards events that were set aside
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   sandmill dead-letters list --processor route-performance
-  sandmill dead-letters show route-performance 1545")]
+  sandmill dead-letters show route-performance 1545
+  sandmill dead-letters export route-performance 1545 --out failure.json
+  sandmill dead-letters retry route-performance 1545 --with fixed.wasm")]
 pub(super) struct DeadLettersArgs {
     #[command(subcommand)]
     command: DeadLettersCommand,
@@ -44,7 +51,8 @@ pub(super) struct DeadLettersArgs {
 enum DeadLettersCommand {
     List(ListLettersArgs),
     Show(ShowLetterArgs),
-    Retry(RetryArgs),
+    Export(export::ExportArgs),
+    Retry(retry::RetryArgs),
     Discard(DiscardArgs),
 }
 
@@ -128,35 +136,6 @@ struct ShowLetterArgs {
     json: bool,
 }
 
-/// Handles the events of dead letters again
-#[derive(Debug, clap::Args)]
-#[command(
-    before_help = "\
-Examples:
-  sandmill dead-letters retry route-performance 1545
-  sandmill dead-letters retry route-performance --class trap --since 2h
-  sandmill dead-letters retry route-performance --all --detach",
-    after_help = "\
-The host that runs the processor handles each event with the plugin that runs now, and deletes the
-letter if that succeeds. The command waits and shows the progress. Without a running host, the
-request is recorded and carried out when a host next runs the processor.
-
-Later events of the same streams have been handled already, so an event's effects are applied out
-of order. If that must not happen, let failed events park their stream: `then = \"park-stream\"`.
-
-With --json it prints one object:
-  {\"processor\", \"requested\", \"handled\", \"failedAgain\", \"pending\", \"hostRuns\"}
-
-Exit codes: 0 all were handled, or requested or recorded; 1 failed, there are no such letters, or
-some failed again or are still pending."
-)]
-struct RetryArgs {
-    #[command(flatten)]
-    selection: SelectionArgs,
-    #[command(flatten)]
-    report: ReportArgs,
-}
-
 /// Letters per query. 1,000: a listing of all letters is never in memory as a whole.
 const PAGE: i64 = 1_000;
 /// Maximum number of further letters that are counted.
@@ -167,13 +146,12 @@ const MESSAGE: usize = 200;
 const DATA: usize = 4_000;
 
 /// Runs the command.
-pub(super) async fn run(args: DeadLettersArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: DeadLettersArgs, config: Config, db: &Db) -> anyhow::Result<ExitCode> {
     match args.command {
         DeadLettersCommand::List(args) => list(args, db).await,
         DeadLettersCommand::Show(args) => show(args, db).await,
-        DeadLettersCommand::Retry(RetryArgs { selection, report }) => {
-            letter_requests::retry(selection, report, db).await
-        }
+        DeadLettersCommand::Export(args) => export::run(args, config, db).await,
+        DeadLettersCommand::Retry(args) => retry::run(args, config, db).await,
         DeadLettersCommand::Discard(args) => letter_requests::discard(args, db).await,
     }
 }
@@ -383,14 +361,7 @@ struct LetterJson<'a> {
 async fn show(args: ShowLetterArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let ShowLetterArgs { processor, position, json } = args;
     let session = connect(db, "dead-letters").await?;
-    check_known(&session, &processor).await?;
-    let found =
-        dead_letters::find(&session, processor.as_str(), position).await.map_err(|error| with_remedy(&error))?;
-    let Some(found) = found else {
-        bail!(
-            "{processor} has no dead letter at position {position}; `sandmill dead-letters list --processor {processor}` lists those that it has"
-        );
-    };
+    let found = find_letter(&session, &processor, position).await?;
     let version = version_of(&session, &found).await.map_err(|error| with_remedy(&error))?;
     let event = read_event(&session, &found.letter).await.map_err(|error| with_remedy(&error))?;
     if json {
@@ -421,6 +392,18 @@ async fn show(args: ShowLetterArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let Some(bytes) = event.and_then(|event| event.unread_bytes) else { return Ok(ExitCode::SUCCESS) };
     output::note(&format!("the event's data is not shown: its {bytes} bytes exceed {} MiB", LARGEST_LISTED >> 20));
     Ok(ExitCode::FAILURE)
+}
+
+/// Finds the letter of a known processor for the event at a position.
+async fn find_letter(session: &Session, processor: &ProcessorId, position: i64) -> anyhow::Result<FoundLetter> {
+    check_known(session, processor).await?;
+    let found = dead_letters::find(session, processor.as_str(), position).await.map_err(|error| with_remedy(&error))?;
+    let Some(found) = found else {
+        bail!(
+            "{processor} has no dead letter at position {position}; `sandmill dead-letters list --processor {processor}` lists those that it has"
+        );
+    };
+    Ok(found)
 }
 
 /// The version of the plugin that set the event aside, if it is known.
@@ -500,6 +483,7 @@ fn remedies(processor: &str, position: i64) -> String {
     format!(
         "\
 {processor} continued without this event.
+- To see why, replay it: `sandmill dead-letters export {processor} {position}`
 - If the plugin is wrong, put a corrected one into the plugins folder, then handle the event again:
   `sandmill dead-letters retry {processor} {position}`
 - If the event is wrong, append a corrected event, then discard the letter:

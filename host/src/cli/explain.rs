@@ -1,21 +1,29 @@
-//! `sandmill explain`: the reasons why something is behind, read from the database.
+//! `sandmill explain`: the reasons why something is behind, read from the database. Also writes the
+//! failure of one lane to a capsule.
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use serde::Serialize;
 
 use super::{
-    EXIT_NEEDS_ATTENTION,
+    EXIT_NEEDS_ATTENTION, UsageError,
+    capsule::{self, CapsuleArgs, FailureToExport},
     database::{connect, with_remedy},
     output::{self, OutputStyle, Tone},
+    processors::check_known,
 };
 use crate::{
-    db::Db,
+    config::Config,
+    db::{Db, Session},
     explain::{Facts, Finding, Scope, Severity, findings},
     model::{
         ids::{InvalidName, ProcessorId, TenantId},
         text,
     },
+    processor::failed_lanes::{self, FailedLane},
 };
 
 const EXAMPLES: &str = "\
@@ -24,7 +32,8 @@ Examples:
   sandmill explain acme
   sandmill explain acme/cart-summary
   sandmill explain --check                 exit code 6 if a finding needs attention
-  sandmill explain route-performance --json";
+  sandmill explain route-performance --json
+  sandmill explain route-performance --tenant UA --capsule failure.json --plugins plugins";
 
 const DETAILS: &str = "\
 Findings name the cause and, if there is one, the remedy. Causes are errors, pauses, rate
@@ -40,6 +49,11 @@ With --json it prints one object:
   gravity is \"stuck\", \"behind\" or \"note\"; processor, tenant and remedy may be missing
 
 `explain --check` also counts pauses; `status --check` does not.
+
+With --capsule, it writes the failure of a tenant's lane to a file that
+`sandmill plugin test --capsule` replays: the event at which the lane is blocked or is retried, and
+the documents that the plugin reads and writes for it. `sandmill dead-letters export --help`
+describes capsules. With --json it then prints {\"file\", \"reproduced\", \"documents\", \"notes\": [...]}
 
 Exit codes: 0 explained; 1 failed, for example because the database is unreachable; 6 a finding
 is `stuck` (--check).";
@@ -58,7 +72,21 @@ pub(super) struct ExplainArgs {
     /// Exit with code 6 if a finding is `stuck`, for monitoring; the output stays the same
     #[arg(long)]
     check: bool,
+    /// Write the failure of this tenant's lane to a failure capsule; `-` for standard output
+    #[arg(long, value_name = "FILE", requires_all = ["name", "tenant"], conflicts_with = "check")]
+    capsule: Option<PathBuf>,
+    /// With --capsule: the tenant
+    #[arg(long, requires = "capsule", value_parser = TenantId::parse)]
+    tenant: Option<TenantId>,
+    /// With --capsule: the lane's key, if several lanes of the tenant failed
+    #[arg(long, requires = "capsule")]
+    key: Option<String>,
+    #[command(flatten)]
+    capsule_args: CapsuleArgs,
 }
+
+/// Failed lanes that an error lists. 10: as many as a person compares.
+const LISTED_LANES: i64 = 10;
 
 /// Checks that a name is valid for a processor or a tenant.
 fn processor_or_tenant(text: &str) -> Result<String, InvalidName> {
@@ -72,8 +100,17 @@ struct FindingsJson {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: ExplainArgs, config: Config, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "explain").await?;
+    if let (Some(name), Some(tenant), Some(file)) = (&args.name, &args.tenant, &args.capsule) {
+        let processor = ProcessorId::parse(name)?;
+        let lane = failed_lane(&session, &processor, tenant, args.key.as_deref()).await?;
+        return export(lane, processor, file, args.json, args.capsule_args, (config, db, &session)).await;
+    }
+    if args.capsule_args.are_given() {
+        let message = "--plugins, --plugin, --without-documents and --without-settings need --capsule FILE";
+        return Err(UsageError(message.into()).into());
+    }
     let name = args.name.as_deref();
     let facts = Facts::read(&session, name).await.map_err(|error| with_remedy(&error))?;
     let is_processor = |name: &str| facts.status.processors.iter().any(|p| p.id == name);
@@ -104,6 +141,76 @@ pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> 
         output::print(&show(&found, name, OutputStyle::stdout()))?;
     }
     Ok(if needs_attention { ExitCode::from(EXIT_NEEDS_ATTENTION) } else { ExitCode::SUCCESS })
+}
+
+/// The failed lane that the arguments select.
+async fn failed_lane(
+    session: &Session,
+    processor: &ProcessorId,
+    tenant: &TenantId,
+    key: Option<&str>,
+) -> anyhow::Result<FailedLane> {
+    check_known(session, processor).await?;
+    let found = failed_lanes::find(session, processor, tenant, key, LISTED_LANES).await;
+    let mut found = found.map_err(|error| with_remedy(&error))?;
+    match &found[..] {
+        [] => {
+            let key = key.map(|key| format!(" with the key `{key}`")).unwrap_or_default();
+            anyhow::bail!(
+                "no lane of tenant {tenant} in {processor}{key} is blocked or retried; `sandmill explain {processor}` shows what is \
+                 behind, and `sandmill dead-letters list --processor {processor}` what was set aside"
+            )
+        }
+        [_] => Ok(found.swap_remove(0)),
+        several => {
+            let keys: Vec<String> = several.iter().map(|lane| format!("`{}`", lane.lane.key)).collect();
+            anyhow::bail!(
+                "several lanes of tenant {tenant} in {processor} have failed; choose one with --key: {}",
+                keys.join(", ")
+            )
+        }
+    }
+}
+
+/// Writes a lane's failure to a capsule. Fails if the lane moves in the meantime, because the
+/// documents would not be those of the failure.
+async fn export(
+    lane: FailedLane,
+    processor: ProcessorId,
+    file: &Path,
+    json: bool,
+    args: CapsuleArgs,
+    (config, db, session): (Config, &Db, &Session),
+) -> anyhow::Result<ExitCode> {
+    let Some(position) = lane.event_position else {
+        anyhow::bail!(
+            "the event at which the lane {} of {processor} failed is not known; `sandmill resume {processor} --tenant {}` tries again",
+            lane.lane,
+            lane.lane.tenant
+        );
+    };
+    let failure = FailureToExport {
+        processor: processor.clone(),
+        lane: lane.lane.clone(),
+        position,
+        event_id: None,
+        attempt: lane.attempts,
+        failure: lane.reason.clone(),
+        backtrace: String::new(),
+        log: String::new(),
+        plugin: lane.plugin.clone(),
+        digest: lane.digest.clone(),
+        version: lane.version.clone(),
+        has_continued: false,
+    };
+    let exported = args.export(config, db, session, failure).await?;
+    let now = failed_lanes::find(session, &processor, &lane.lane.tenant, Some(&lane.lane.key), 1).await;
+    let now = now.map_err(|error| with_remedy(&error))?;
+    if now.first().is_none_or(|now| (&now.progress, now.event_position) != (&lane.progress, lane.event_position)) {
+        anyhow::bail!("the lane {} of {processor} has continued in the meantime; nothing was written", lane.lane);
+    }
+    capsule::write(&exported, file, json)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The findings as text, each with its remedy.

@@ -102,6 +102,19 @@ pub struct Stamp {
 }
 
 impl PluginFile {
+    /// A plugin whose files are gone.
+    pub(super) fn gone(name: &str, tenant: Option<&TenantId>) -> Self {
+        PluginFile {
+            name: name.into(),
+            tenant: tenant.cloned(),
+            root: PathBuf::new(),
+            path: PathBuf::new(),
+            stamp: Err("its file is gone".into()),
+            manifest: None,
+            signature: None,
+        }
+    }
+
     /// The size of the component; 0 if unknown.
     pub fn bytes(&self) -> u64 {
         self.stamp.as_ref().map_or(0, |stamp| u64::try_from(stamp.bytes).unwrap_or_default())

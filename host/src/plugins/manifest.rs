@@ -239,6 +239,11 @@ impl Manifest {
         Ok(Manifest { tenants, max_batch_size, on_change, dry_run, settings, failures, limits })
     }
 
+    /// A manifest with settings alone.
+    pub fn of_settings(settings: PluginSettings) -> Manifest {
+        Manifest { settings, ..Manifest::default() }
+    }
+
     /// The host's limits, overridden by the manifest's.
     ///
     /// The memory of instances is allocated when the host starts, so `memory-mib` may not exceed

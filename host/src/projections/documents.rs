@@ -21,7 +21,7 @@ use std::{
 };
 
 use cache::DocumentCache;
-pub use committed::CommittedReader;
+pub use committed::{CommittedReader, OwnedDocument};
 use foldhash::fast::RandomState;
 pub use loader::sessions;
 use loader::{Loader, ReadRequest};

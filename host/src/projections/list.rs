@@ -4,7 +4,10 @@ use std::pin::Pin;
 
 use futures_util::{Stream, TryStreamExt, stream};
 
-use crate::db::{Error, Row, RowStream, Session, describe, is_about_a_row, types::ToSql};
+use crate::{
+    db::{Error, Row, RowStream, Session, describe, is_about_a_row, types::ToSql},
+    model::ids::{CollectionName, ProcessorId},
+};
 
 /// A document in a listing.
 pub struct ListedDocument {
@@ -68,6 +71,13 @@ pub async fn collections(session: &Session) -> Result<Vec<Collection>, Error> {
         relation: row.get(6),
     };
     Ok(rows.iter().map(listed).collect())
+}
+
+/// The collections that a processor writes.
+pub async fn of_processor(session: &Session, processor: &ProcessorId) -> Result<Vec<CollectionName>, Error> {
+    let rows =
+        session.query("select name from sandmill.collections where processor = $1", &[&processor.as_str()]).await?;
+    Ok(rows.iter().filter_map(|row| CollectionName::parse(row.get(0)).ok()).collect())
 }
 
 /// The collections with a name or a view's name: `orders` is the shared one and every tenant's own,

@@ -4,7 +4,7 @@
 //! do not matter. If two documents differ, a JSON pointer (RFC 6901) names the first difference in
 //! the order of their keys.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -109,26 +109,61 @@ pub(super) fn documents(expected: &NamedDocuments, found: &NamedDocuments) -> Co
 
 /// The first difference between two JSON texts; none if their values are equal.
 fn first_difference(expected: &str, found: &str) -> Option<ValueDifference> {
-    if expected == found { None } else { difference(expected, found, &mut String::new()) }
+    if expected == found {
+        return None;
+    }
+    let mut first = None;
+    let _ = visit(expected, found, &mut String::new(), &mut |difference| {
+        first = Some(difference);
+        ControlFlow::Break(())
+    });
+    first
 }
 
-/// The first difference between two JSON texts at this path; none if their values are equal.
-fn difference(expected: &str, found: &str, path: &mut String) -> Option<ValueDifference> {
+/// All differences between two JSON texts. A text that is missing differs as a whole.
+pub(super) fn differences(expected: Option<&str>, found: Option<&str>) -> Excerpt<ValueDifference> {
+    let mut differences = Excerpt::default();
+    match (expected, found) {
+        (Some(expected), Some(found)) => {
+            let _ = visit(expected, found, &mut String::new(), &mut |difference| {
+                differences.extend([difference]);
+                ControlFlow::Continue(())
+            });
+        }
+        (None, None) => {}
+        (expected, found) => differences.extend([difference_at("", expected, found)]),
+    }
+    differences
+}
+
+/// Passes each difference between two JSON texts at this path to `each`, until that breaks.
+fn visit(
+    expected: &str,
+    found: &str,
+    path: &mut String,
+    each: &mut impl FnMut(ValueDifference) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     // The recursion is as deep as the shallower document, and the depth of documents is limited.
     match (JsonNode::of(expected), JsonNode::of(found)) {
         (Some(JsonNode::Object(expected)), Some(JsonNode::Object(found))) => {
             let keys: BTreeMap<&String, ()> = expected.keys().chain(found.keys()).map(|key| (key, ())).collect();
-            keys.keys().find_map(|key| {
+            keys.keys().try_for_each(|key| {
                 let step = key.replace('~', "~0").replace('/', "~1");
-                step_into(path, &step, expected.get(*key).copied(), found.get(*key).copied())
+                step_into(path, &step, expected.get(*key).copied(), found.get(*key).copied(), each)
             })
         }
         (Some(JsonNode::Array(expected)), Some(JsonNode::Array(found))) => (0..expected.len().max(found.len()))
-            .find_map(|at| step_into(path, &at.to_string(), expected.get(at).copied(), found.get(at).copied())),
-        (Some(JsonNode::String(expected)), Some(JsonNode::String(found))) if expected == found => None,
-        (Some(JsonNode::Number(expected)), Some(JsonNode::Number(found))) if expected == found => None,
-        (Some(JsonNode::Word(expected)), Some(JsonNode::Word(found))) if expected == found => None,
-        _ => Some(difference_at(path, Some(expected), Some(found))),
+            .try_for_each(|at| {
+                step_into(path, &at.to_string(), expected.get(at).copied(), found.get(at).copied(), each)
+            }),
+        (Some(JsonNode::String(expected)), Some(JsonNode::String(found))) if expected == found => {
+            ControlFlow::Continue(())
+        }
+        (Some(JsonNode::Number(expected)), Some(JsonNode::Number(found))) if expected == found => {
+            ControlFlow::Continue(())
+        }
+        (Some(JsonNode::Word(expected)), Some(JsonNode::Word(found))) if expected == found => ControlFlow::Continue(()),
+        _ => each(difference_at(path, Some(expected), Some(found))),
     }
 }
 
@@ -137,16 +172,17 @@ fn step_into(
     step: &str,
     expected: Option<&RawValue>,
     found: Option<&RawValue>,
-) -> Option<ValueDifference> {
+    each: &mut impl FnMut(ValueDifference) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let length = path.len();
     path.push('/');
     path.push_str(step);
-    let found = match (expected, found) {
-        (Some(expected), Some(found)) => difference(expected.get(), found.get(), path),
-        (expected, found) => Some(difference_at(path, expected.map(RawValue::get), found.map(RawValue::get))),
+    let flow = match (expected, found) {
+        (Some(expected), Some(found)) => visit(expected.get(), found.get(), path, each),
+        (expected, found) => each(difference_at(path, expected.map(RawValue::get), found.map(RawValue::get))),
     };
     path.truncate(length);
-    found
+    flow
 }
 
 fn difference_at(path: &str, expected: Option<&str>, found: Option<&str>) -> ValueDifference {
@@ -244,6 +280,22 @@ mod tests {
         ] {
             assert_eq!(differs(one, other), Some((path.to_string(), expected, found)), "{one} and {other}");
         }
+    }
+
+    #[test]
+    fn all_differences_of_a_document_are_counted() {
+        let list = |excerpt: Excerpt<ValueDifference>| {
+            let line = |d: ValueDifference| format!("{} {:?} {:?}", d.path, d.expected, d.found);
+            (excerpt.total, excerpt.first.into_iter().map(line).collect::<Vec<_>>().join("; "))
+        };
+        let (total, listed) = list(differences(Some(r#"{"a":1,"b":[1,2],"c":3}"#), Some(r#"{"a":2,"b":[1],"c":3.0}"#)));
+        assert_eq!((total, &*listed), (2, r#"/a Some("1") Some("2"); /b/1 Some("2") None"#));
+        assert_eq!(list(differences(None, Some("{}"))), (1, r#" None Some("{}")"#.into()));
+        assert_eq!(list(differences(Some("{}"), None)), (1, r#" Some("{}") None"#.into()));
+        assert_eq!(differences(None, None).total, 0);
+        let many: String = (0..50).map(|n| format!("\"k{n:02}\":{n},")).collect();
+        let many = differences(Some(&format!("{{{many}\"z\":0}}")), Some("{}"));
+        assert_eq!((many.total, many.first.len()), (51, LISTED));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "plugins::signature",
             // The state of a running host is displayed and changed through the database.
             "processor::dead_letters",
+            // `explain --capsule` exports the failure of one of these.
+            "processor::failed_lanes",
             "processor::lane_checkpoints",
             "processor::pauses",
             "processor::removal",
@@ -63,6 +65,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model",
             "plugins",
             "processor",
+            // A plugin outside a host runs over the committed documents.
+            "projections",
             "rehearsal",
             "sandbox",
             "scheduler",

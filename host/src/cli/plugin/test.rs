@@ -1,5 +1,7 @@
 //! `sandmill plugin test`: runs a component on events from a file and compares the resulting
-//! documents.
+//! documents, or replays a failure capsule.
+
+mod capsule;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -7,6 +9,7 @@ use serde::Serialize;
 
 use super::{
     super::{
+        UsageError,
         output::{self, count},
         signals::Signals,
         table,
@@ -14,7 +17,7 @@ use super::{
     size, verdict,
 };
 use crate::{
-    app::{self, TestRequest, TestResult},
+    app::{self, TestRequest, TestResult, capsule::ReplayRequest},
     config::Config,
     rehearsal::{Comparison, Excerpt, PassReport, StoppedLane, TestReport},
 };
@@ -26,7 +29,8 @@ use crate::{
 Examples:
   sandmill plugin test plugins/door-watch.wasm --events events.ndjson
   sandmill plugin test plugins/door-watch.wasm --events events.ndjson --write expected.ndjson
-  sandmill plugin test plugins/door-watch.wasm --events events.ndjson --expect expected.ndjson",
+  sandmill plugin test plugins/door-watch.wasm --events events.ndjson --expect expected.ndjson
+  sandmill plugin test plugins/door-watch.wasm --capsule failure.json",
     after_help = "\
 The component runs in the host's own sandbox with the same limits (--set), the settings and
 limits of NAME.toml beside it, and documents in memory. No database is needed. As in a host,
@@ -53,25 +57,37 @@ Expected documents: lines like
   {\"collection\":\"doors\",\"tenant\":\"acme\",\"id\":\"front\",\"data\":{\"people\":7}}
 List all documents, in any order. Data is compared as JSON, and numbers by value.
 
-With --json it prints one object; \"skipped\" and \"stopped\" are {\"total\", \"first\": [...]}:
+Failure capsules: `sandmill dead-letters export` and `sandmill explain --capsule` write them. With
+--capsule, the component handles the event of a capsule over its documents, with its limits and
+settings. A newer build may be used, to see whether it handles the event. Documents that the
+capsule does not contain are not found, and are named. With --json it prints one object;
+\"outcome\" is \"reproduced\" (a failure of the same class), \"other-failure\", \"handled\" or \"ignored\":
+  {\"outcome\", \"expected\": {\"class\", \"message\"}, \"found\", \"id\", \"version\", \"digest\",
+   \"capsuleDigest\", \"changes\": [{\"collection\", \"id\", \"change\", \"differences\", \"before\", \"after\"}],
+   \"notes\": [...]}
+
+With --json and --events it prints one object; \"skipped\" and \"stopped\" are {\"total\", \"first\": [...]}:
   {\"good\", \"id\", \"version\", \"repeated\", \"largestInstanceBytes\", \"events\", \"unsubscribed\",
    \"handled\", \"waiting\", \"absentTypes\", \"skipped\", \"stopped\", \"documents\": {collection: count},
    \"passes\": [...], \"expectation\"}
 
-Exit codes: 0 passed; 1 failed; 2 invalid arguments or settings."
+Exit codes: 0 passed, or the plugin handled the event of the capsule; 1 failed; 2 invalid arguments or settings."
 )]
 pub(super) struct TestArgs {
     /// The component
     file: PathBuf,
     /// The events: JSON lines, optionally compressed with gzip; `-` for standard input
-    #[arg(long, value_name = "FILE")]
-    events: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "capsule")]
+    events: Option<PathBuf>,
     /// The documents expected in the end: JSON lines
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
     /// Write the documents of the first pass to this file, in the format of --expect
     #[arg(short = 'o', long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Replay the failure in this capsule instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["events", "expect", "write"])]
+    capsule: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -79,7 +95,14 @@ pub(super) struct TestArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: TestArgs, config: Config, signals: &Signals) -> anyhow::Result<ExitCode> {
-    let TestArgs { file, events, expect, write, json } = args;
+    let TestArgs { file, events, expect, write, capsule, json } = args;
+    let events = match (capsule, events) {
+        (Some(capsule), _) => return capsule::run(&config, ReplayRequest { file, capsule }, json, signals).await,
+        (None, Some(events)) => events,
+        (None, None) => {
+            return Err(UsageError("name the events with --events, or a capsule with --capsule".into()).into());
+        }
+    };
     let request = TestRequest { file, events, expect, write };
     let Some(result) = app::test(&config, &request, signals.first()).await? else { return Ok(signals.exit_code()) };
     if json {

@@ -4,6 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use super::{
     DocumentKey, ReadError,
+    cache::CommittedDocument,
     loader::{Loader, ReadRequest},
 };
 use crate::{
@@ -13,6 +14,14 @@ use crate::{
     },
     model::ids::{CollectionName, LaneKey, TenantId},
 };
+
+/// A committed document with the lane that it belongs to.
+pub struct OwnedDocument {
+    /// JSON text without the host's keys; none if it does not exist.
+    pub data: Option<Arc<str>>,
+    /// The key of the lane that wrote it first, if lanes are finer than tenants.
+    pub owner: Option<Arc<str>>,
+}
 
 /// A reader of the documents of shared processors, or of a tenant's own. It caches nothing.
 pub struct CommittedReader(Loader);
@@ -37,11 +46,22 @@ impl CommittedReader {
         collection: &CollectionName,
         ids: &[String],
     ) -> Result<Vec<Option<Arc<str>>>, ReadError> {
+        Ok(self.find(lane, collection, ids).await?.into_iter().map(|document| document.data).collect())
+    }
+
+    /// The same, with the lane that each document belongs to.
+    pub async fn find(
+        &self,
+        lane: &LaneKey,
+        collection: &CollectionName,
+        ids: &[String],
+    ) -> Result<Vec<OwnedDocument>, ReadError> {
         let key =
             |id: &String| DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.as_str().into() };
         let request = ReadRequest::new(collection.clone(), ids.iter().map(key).collect());
         let (documents, _) = self.0.load(request, None).await?;
-        Ok(documents.into_iter().map(|(_, committed)| committed.data).collect())
+        let document = |committed: CommittedDocument| OwnedDocument { data: committed.data, owner: committed.owner };
+        Ok(documents.into_iter().map(|(_, committed)| document(committed)).collect())
     }
 
     /// Answers all reads, until one fails.
