@@ -92,7 +92,7 @@ async fn a_dead_letter_is_replayed_without_the_database_until_a_version_handles_
     let export = ["dead-letters", "export", "scripted", "2", "--plugins", text(folder.path()), "--out", text(&file)];
     let printed = succeed(&database, &export).await;
     for part in
-        ["tenant acme, attempt 2: trap\n", "  here       the plugin failed in the same way\n", "note: the lane has"]
+        ["tenant acme, attempt 2: trap\n", "  here       the plugin failed with the same class\n", "note: the lane has"]
     {
         assert!(printed.contains(part), "{part}: {printed}");
     }

@@ -154,7 +154,7 @@ pub(super) fn write(exported: &Export, file: &Path, json: bool) -> anyhow::Resul
     });
     let class = |outcome: &EventOutcome| outcome.reason().map(|why| why.class.clone()).unwrap_or_default();
     match (outcome, is_same) {
-        (Some(_), Some(true)) => text.push_str("  here       the plugin failed in the same way\n"),
+        (Some(_), Some(true)) => text.push_str("  here       the plugin failed with the same class\n"),
         (Some(EventOutcome::Handled), _) => text.push_str("  here       the plugin handled the event\n"),
         (Some(EventOutcome::Ignored), _) => text.push_str("  here       the plugin does not handle such events\n"),
         (Some(other), _) => text.push_str(&format!("  here       the plugin failed as {}\n", class(other))),

@@ -46,8 +46,8 @@ pub(super) struct SelectionArgs {
     /// Only letters of this class, such as trap or plugin:invalid-data
     #[arg(long)]
     pub(super) class: Option<String>,
-    /// Only letters that were set aside since this time: RFC 3339, or a duration before now, such
-    /// as 90s, 30min, 2h or 7d
+    /// Only letters that were last set aside at this time or later: RFC 3339, or a duration before
+    /// now, such as 90s, 30min, 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = super::since::parse)]
     pub(super) since: Option<SystemTime>,
     /// All letters of the processor
@@ -91,7 +91,8 @@ Examples:
   sandmill dead-letters discard route-performance 1545
   sandmill dead-letters discard route-performance --class plugin:odd-data --yes",
     after_help = "\
-A running host deletes them within a second. Without one, the command deletes them itself. The
+A running host deletes them, usually within a second; letters of a paused lane wait. Without one,
+the command deletes them itself. The
 events stay in the event store.
 
 With --json it prints one object. \"by\" is \"host\" or \"command\":
@@ -226,7 +227,7 @@ fn still_pending(pending: u64, processor: &ProcessorId) -> String {
     match pending {
         0 => String::new(),
         n => format!(
-            "; {n} are still pending, because their lanes are paused or retry: `sandmill status` and `sandmill explain {processor}` show why"
+            "; still pending: {n}. Their lanes may be paused or retrying: `sandmill status` and `sandmill explain {processor}` show why"
         ),
     }
 }

@@ -115,10 +115,10 @@ running host, the request is recorded and carried out when a host next runs the 
 
 With --json it prints one object. \"waiting\" is the number of events that still wait, 0 if the
 stream is no longer parked:
-  {\"processor\", \"tenant\", \"stream\", \"waiting\", \"pending\", \"by\"}
+  {\"processor\", \"tenant\", \"stream\", \"waiting\", \"pending\", \"hostRuns\"}
 
-Exit codes: 0 drained, or requested with --detach; 1 failed, the stream is not parked, or events
-still wait."
+Exit codes: 0 drained, recorded without a host, or requested with --detach; 1 failed, the stream is
+not parked, or events still wait."
 )]
 struct DrainArgs {
     #[command(flatten)]
@@ -138,8 +138,8 @@ those after the first, run `sandmill parked drain` next. Without a running host,
 discards them itself.
 
 With --json it prints one object. \"waiting\" is the number of events that still wait, 0 if the
-stream is no longer parked. \"by\" is \"host\" or \"command\":
-  {\"processor\", \"tenant\", \"stream\", \"waiting\", \"pending\", \"by\"}
+stream is no longer parked:
+  {\"processor\", \"tenant\", \"stream\", \"waiting\", \"pending\", \"hostRuns\"}
 
 Exit codes: 0 discarded, or requested with --detach; 1 failed, the stream is not parked, or the
 request is still pending."
@@ -172,13 +172,14 @@ struct ParkedJson<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct StreamJson<'a> {
     processor: &'a str,
     tenant: &'a str,
     stream: &'a str,
     waiting: i64,
     pending: bool,
-    by: &'static str,
+    host_runs: bool,
 }
 
 /// Runs the command.
@@ -304,14 +305,13 @@ async fn act(args: StreamArgs, action: StreamAction, db: &Db) -> anyhow::Result<
     let waiting = left.as_ref().map_or(0, |left| left.events);
     let pending = left.as_ref().is_some_and(|left| !left.request.is_empty());
     if json {
-        let by = if carried == Carried::Done { "command" } else { "host" };
         output::print_json(&StreamJson {
             processor: processor.as_str(),
             tenant: &tenant,
             stream: &stream,
             waiting,
             pending,
-            by,
+            host_runs: carried == Carried::Requested,
         })?;
     } else {
         output::print_plain(&match (carried, detach, &left) {
@@ -320,22 +320,22 @@ async fn act(args: StreamArgs, action: StreamAction, db: &Db) -> anyhow::Result<
                 count(waiting.unsigned_abs(), "waiting event")
             ),
             (Carried::Requested, true, _) => format!("requested: the host works on stream {stream}\n"),
-            (_, _, None) => format!("no event of stream {stream} waits any more\n"),
+            (_, _, None) => format!("stream {stream} has no waiting events left\n"),
             (_, _, Some(left)) if pending => format!(
-                "{} of stream {stream} still wait, because the lane is paused or retries: `sandmill explain {processor} --tenant {tenant}` shows why\n",
-                count(left.events.unsigned_abs(), "event")
+                "{} left in stream {stream}; the lane may be paused or retrying: `sandmill explain {processor}` shows why\n",
+                count(left.events.unsigned_abs(), "waiting event")
             ),
             (_, _, Some(left)) if action == StreamAction::Drain => format!(
-                "stopped before {}@{} ({}: {}); {} wait\n",
+                "stopped before {}@{} ({}: {}); {} left\n",
                 left.stream,
                 left.next_version,
                 left.class,
                 text::one_line(&left.message),
-                count(left.events.unsigned_abs(), "event")
+                count(left.events.unsigned_abs(), "waiting event")
             ),
             (_, _, Some(left)) => format!(
-                "discarded one event of stream {stream}; {} wait. To handle them: `sandmill parked drain {processor} --tenant {tenant} {stream}`\n",
-                count(left.events.unsigned_abs(), "event")
+                "discarded one event of stream {stream}; {} left. To handle them: `sandmill parked drain {processor} --tenant {tenant} {stream}`\n",
+                count(left.events.unsigned_abs(), "waiting event")
             ),
         })?;
     }

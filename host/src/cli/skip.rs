@@ -1,4 +1,4 @@
-//! `sandmill skip`: lets a blocked lane continue after the event before which it stopped.
+//! `sandmill skip`: sets aside the event that blocks a lane, so that the lane continues.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use crate::{
     processor::requests::{self, Carried},
 };
 
-/// Sets the event aside before which a lane is blocked
+/// Sets aside the event that blocks a lane
 #[derive(Debug, clap::Args)]
 #[command(
     before_help = "\
@@ -24,9 +24,10 @@ Examples:
   sandmill skip route-performance --tenant UA
   sandmill skip seats --tenant UA --key flight-1545",
     after_help = "\
-The event becomes a dead letter with the reason for which the lane stopped, and the lane continues
+The event becomes a dead letter with the reason why the lane stopped, and the lane continues
 with the next event. Documents then lack the event's effects until it is handled again
-(`sandmill dead-letters retry`). A lane that is blocked again needs the command again.
+(`sandmill dead-letters retry`). If the lane blocks at a later event, run the command
+again.
 
 A running host applies the command within a second; if none runs, it is recorded, and the next
 host applies it when it starts: events before the skipped one may have to be handled first.
@@ -58,7 +59,7 @@ pub(super) async fn run(SkipArgs { processor, tenant, key, json }: SkipArgs, db:
     let (skipped, carried) = skipped.map_err(|error| with_remedy(&error))?;
     if skipped.is_empty() {
         bail!(
-            "no lane of tenant {tenant} in {processor} is blocked before a known event; `sandmill explain {processor} --tenant {tenant}` shows its state"
+            "no lane of tenant {tenant} in {processor} is blocked before a known event; `sandmill explain {processor}` shows its state"
         );
     }
     let host_runs = carried == Carried::Requested;

@@ -367,8 +367,8 @@ fn dead_letters(p: &ProcessorStatus) -> Option<String> {
 fn parked(p: &ProcessorStatus) -> Option<String> {
     let [streams, events] = [p.parked_streams, p.parked_events].map(|number| u64::try_from(number).unwrap_or(0));
     let (id, streams) = (&p.id, (streams > 0).then(|| output::count(streams, "parked stream"))?);
-    let events = output::count(events, "event");
-    Some(format!("{id} has {streams}, in which {events} wait (`sandmill parked list --processor {id}`)\n"))
+    let events = output::count(events, "waiting event");
+    Some(format!("{id} has {streams} with {events} (`sandmill parked list --processor {id}`)\n"))
 }
 
 /// The reason why a processor reads no events at the moment.
@@ -552,7 +552,7 @@ mod tests {
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         for line in [
             "door-watch has more than 10000 dead letters",
-            "door-watch has 1 parked stream, in which 17 events wait (`sandmill parked list --processor door-watch`)",
+            "door-watch has 1 parked stream with 17 waiting events (`sandmill parked list --processor door-watch`)",
             "door-watch is failing: its work ended 7 times with an error since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain door-watch`",
             "door-watch has 59999 more lanes behind; `sandmill status --lanes 60000` shows all\n",
         ] {

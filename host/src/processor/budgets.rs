@@ -55,8 +55,8 @@ impl Budgets {
         let letters = &mut count.entry(tenant.clone()).or_default().letters;
         within(letters, number as u64, most, |most| {
             format!(
-                "the tenant has {most} dead letters in this processor, as many as tenant-limits.dead-letters allows; handle \
-                 them with `sandmill dead-letters`, then resume the lane"
+                "this tenant would have more than {most} dead letters in this processor (tenant-limits.dead-letters); \
+                 retry or discard some with `sandmill dead-letters`, then resume the lane"
             )
         })
     }
@@ -68,8 +68,8 @@ impl Budgets {
         let streams = &mut count.entry(tenant.clone()).or_default().streams;
         within(streams, 1, most, |most| {
             format!(
-                "the tenant has {most} parked streams in this processor, as many as tenant-limits.parked-streams allows; \
-                 handle them with `sandmill parked`, then resume the lane"
+                "this tenant would have more parked streams in this processor than tenant-limits.parked-streams allows \
+                 ({most}); drain or discard some with `sandmill parked`, then resume the lane"
             )
         })
     }
@@ -93,7 +93,7 @@ impl Budgets {
     }
 }
 
-/// Adds to a number that may not exceed `most`, or says why not.
+/// Adds to a number that may not exceed `most`, or returns the reason why that is not possible.
 fn within(count: &mut u64, number: u64, most: Option<u64>, why: impl Fn(u64) -> String) -> Result<(), Reason> {
     match most {
         Some(most) if *count + number > most => Err(Reason::new(LETTERS_LIMIT, why(most))),
@@ -118,10 +118,10 @@ mod tests {
         budgets.replace([(a.clone(), SetAsideCount { letters: 1, streams: 0 })]);
         assert_eq!(budgets.add_letters(&a, 2), Ok(()));
         let error = budgets.add_letters(&a, 1).unwrap_err();
-        assert!(error.class == LETTERS_LIMIT && error.message.contains("has 3 dead letters"), "{error}");
+        assert!(error.class == LETTERS_LIMIT && error.message.contains("more than 3 dead letters"), "{error}");
         assert!(budgets.add_letters(&b, 4).is_err());
         assert_eq!((budgets.add_letters(&b, 3), budgets.add_stream(&a)), (Ok(()), Ok(())));
-        assert!(budgets.add_stream(&a).unwrap_err().message.contains("1 parked streams"));
+        assert!(budgets.add_stream(&a).unwrap_err().message.contains("allows (1)"));
         budgets.remove(&a, 1, 1);
         assert_eq!((budgets.add_letters(&a, 1), budgets.add_stream(&a)), (Ok(()), Ok(())));
         let unlimited = Budgets::default();

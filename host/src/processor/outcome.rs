@@ -21,9 +21,9 @@ pub struct Outcome {
     /// Changed documents, with the last change of each. Shared with the commit that writes them,
     /// because they are needed again if it is rejected.
     pub documents: Arc<Changes>,
-    /// Those of them that were set aside.
+    /// The passed events that were set aside.
     pub dead_letters: Vec<DeadLetter>,
-    /// The number of those that were passed over because their stream is parked.
+    /// Number of passed events that wait because their stream is parked.
     pub parked: usize,
     /// Parked streams that have changed; the last change of each counts.
     pub streams: Vec<StreamChange>,
@@ -128,7 +128,7 @@ impl DeadLetter {
         }
     }
 
-    /// The letter of an event that can no longer be read. What is stored of the event stays.
+    /// The letter of an event that can no longer be read. The stored columns of the event stay.
     pub(super) fn of_missing(lane: &LaneKey, position: i64, reason: Reason) -> Self {
         DeadLetter {
             lane: lane.clone(),

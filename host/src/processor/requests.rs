@@ -1,10 +1,10 @@
 //! Operators' requests about set-aside events, written by commands.
 //!
 //! While a host runs the processor, a request is written into the row of its subject, and the host
-//! carries it out ([`super::set_aside`]). Without one, what needs no code is done at once: the
-//! command takes a fence of its own, so that a host that only seems to be gone cannot commit any
-//! more, and changes the rows itself. What needs the code is recorded, and runs when the processor
-//! next starts. Each request is recorded in the audit log: `who` is the operator.
+//! carries it out ([`super::set_aside`]). Without a host, the command discards events itself, under
+//! a new fence, so that a host that only seems to be gone can no longer commit. Requests that need
+//! the plugin are recorded, and carried out when the processor next starts. Each request is recorded
+//! in the audit log: `who` is the operator.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub enum StreamAction {
     DiscardAll,
 }
 
-/// What became of a request.
+/// The status of a request when its command returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carried {
     /// A host runs the processor, and carries it out.
@@ -104,7 +104,7 @@ pub struct ParkedStream {
     pub request: String,
 }
 
-/// A lane that continues after the event before which it stopped.
+/// An event that its blocked lane sets aside at an operator's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedEvent {
     /// The lane.
@@ -187,7 +187,7 @@ pub async fn letters(
     Ok((rows.iter().map(|row| row.get(0)).collect(), carried))
 }
 
-/// How far requests about these letters are.
+/// Reads the progress of requests about these letters.
 pub async fn letter_progress(
     session: &Session,
     processor: &ProcessorId,
@@ -243,7 +243,7 @@ pub async fn find_stream(
 }
 
 /// Lists parked streams of serving generations, at most `limit`, by processor, tenant and stream;
-/// with `after`, those behind that one.
+/// with `after`, only those after that one.
 pub async fn list_streams(
     session: &Session,
     processor: Option<&str>,

@@ -22,14 +22,14 @@ use crate::{
 /// Rows that one statement changes. 5,000: about 20 ms for the database.
 const AT_ONCE: i64 = 5_000;
 
-/// What a term begins with.
+/// The set-aside events and requests with which a term begins.
 #[derive(Debug, Default)]
 pub struct SetAsideState {
     /// Parked streams, with their lanes.
     pub streams: Vec<(LaneKey, Arc<str>, StreamPlace)>,
     /// Pending requests.
     pub requests: Vec<Request>,
-    /// What each tenant has.
+    /// Numbers of dead letters and parked streams, by tenant.
     pub counts: HashMap<TenantId, SetAsideCount>,
 }
 

@@ -27,7 +27,7 @@ Examples:
     after_help = "\
 A capsule is one JSON file with the failure, the event, the documents that the plugin reads and
 writes for it, and the plugin's limits and settings for the tenant. It contains nothing of other
-tenants, and not the plugin's code. Whoever gets it can read the tenant's data in it.
+tenants, and not the plugin's code. Anyone who gets it can read the tenant's data in it.
 
 To learn which documents the event needs, the version that failed handles it once more in this
 process, and its results are discarded. The version is looked for by its digest in the plugins

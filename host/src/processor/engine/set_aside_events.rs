@@ -22,7 +22,7 @@ pub(super) struct RedeliveredEvents {
     pub(super) events: Vec<Arc<Event>>,
     /// Whether more events of the stream wait.
     more: bool,
-    /// The version up to which the stream was read. The processor need not handle this event.
+    /// The version up to which the stream was read. The processor may not handle that event.
     last_version: Option<i64>,
     /// Positions of letters whose event is gone, or no longer belongs to the lane.
     missing: Vec<i64>,
@@ -127,7 +127,8 @@ pub(super) fn end(
             };
             let answered = positions.iter().take_while(is_answered).count();
             for position in read.missing.iter().filter(|position| positions[..answered].contains(position)) {
-                let message = "the event cannot be handled again: it is no longer in the store, or this processor                                does not handle it any more; discard the letter";
+                let message = "the event cannot be handled again: it is no longer in the store, or this processor no longer \
+                               handles it; discard the letter";
                 let reason = Reason::new(UNREADABLE, message);
                 outcome.dead_letters.push(DeadLetter::of_missing(lane, *position, reason));
                 outcome.handled += 1;
@@ -186,7 +187,7 @@ mod tests {
         Redelivery { subject, action: RequestAction::Retry, attempts: 0, refused: None }
     }
 
-    /// The stream has many events between that the processor does not handle.
+    /// The stream has many events in between that the processor does not handle.
     #[test]
     fn a_page_without_events_of_the_processor_moves_the_stream_on() {
         let place = StreamPlace { next: 3, last: 900, events: 2 };

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The next event of a run, which has failed.
+/// The next event of a run, which has failed or is skipped.
 pub(super) struct FailedEvent<'a> {
     pub(super) lane: &'a LaneKey,
     pub(super) event: &'a Event,
@@ -50,7 +50,7 @@ impl Runner {
         let attempted = FailedAttempt { class: &reason.class, wish, attempt, on_probation, spread };
         let verdict = match version.policy.verdict(&attempted) {
             Verdict::Again { after, counts } => Verdict::Again { after, counts },
-            // Such an event stays what it is.
+            // The event of a dead letter stays a dead letter.
             _ if source == DeliverySource::Letters => Verdict::SetAside,
             verdict => verdict,
         };
@@ -102,7 +102,7 @@ impl Runner {
             );
             return (Verdict::Stop, stop(why));
         }
-        // A stream that is parked already is counted already.
+        // A parked stream is counted already.
         let admitted = match verdict {
             Verdict::Park if failed.source == DeliverySource::ParkedStream => Ok(()),
             Verdict::Park => self.budgets.add_stream(tenant),
