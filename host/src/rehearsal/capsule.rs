@@ -258,7 +258,10 @@ impl Capsule {
         match serde_json::from_slice(content) {
             Ok(Format { format: Some(FORMAT) }) => {}
             Ok(Format { format: Some(other) }) => return Err(CapsuleError::OtherFormat(other)),
-            Err(error) if begins() && error.is_eof() => return Err(CapsuleError::Truncated),
+            // A number that is cut off may be invalid.
+            Err(error) if begins() && (error.is_eof() || !content.trim_ascii_end().ends_with(b"}")) => {
+                return Err(CapsuleError::Truncated);
+            }
             Err(error) if begins() => return Err(CapsuleError::Invalid(error.to_string())),
             Ok(Format { format: None }) | Err(_) => return Err(CapsuleError::NotCapsule),
         }

@@ -1,5 +1,5 @@
-//! `sandmill dead-letters retry`: handles dead letters again, or shows what another version would do
-//! with them.
+//! `sandmill dead-letters retry`: handles dead letters again, or shows what another version would
+//! do with them.
 
 use std::{path::PathBuf, process::ExitCode};
 
