@@ -75,4 +75,5 @@ create table sandmill.parked_streams (
   primary key (processor, generation, tenant, stream),
   foreign key (processor, generation) references sandmill.generations on delete cascade
 );
+create index parked_streams_request_new on sandmill.parked_streams (processor, generation) where request_new;
 create index parked_streams_tenant on sandmill.parked_streams (tenant, processor, generation);

@@ -260,7 +260,8 @@ impl Processor {
         let mut terms = Terms::default();
         loop {
             let began = Instant::now();
-            let Err(TermEnded(error)) = self.term(stop).await else { return Ok(()) };
+            // Boxed, because its future holds everything under way in a term.
+            let Err(TermEnded(error)) = Box::pin(self.term(stop)).await else { return Ok(()) };
             // Guests may remember results of this term that were never committed.
             self.runner.code.current().handler.forget_all();
             if let Some(held @ (LockError::Held { .. } | LockError::Taken { .. })) = error.downcast_ref() {
@@ -307,6 +308,13 @@ impl Processor {
                 term = &mut begin => term?,
             }
         };
+        if self.pressure.back_pressure == Strategy::Shed && !term.set_aside.streams.is_empty() {
+            let id = &self.spec.id;
+            return Err(anyhow::anyhow!(
+                "processor {id} has parked streams, whose waiting events must not be shed; drain or discard them with `sandmill parked`, or set another processors.{id}.back-pressure"
+            )
+            .into());
+        }
         let shared = self.shared.clone();
         let parts = Parts {
             id: &self.spec.id,

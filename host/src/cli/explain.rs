@@ -157,7 +157,7 @@ async fn failed_lane(
         [] => {
             let key = key.map(|key| format!(" with the key `{key}`")).unwrap_or_default();
             anyhow::bail!(
-                "no lane of tenant {tenant} in {processor}{key} is blocked or retried; `sandmill explain {processor}` shows what is \
+                "no lane of tenant {tenant} in {processor}{key} is blocked or retrying; `sandmill explain {processor}` shows what is \
                  behind, and `sandmill dead-letters list --processor {processor}` what was set aside"
             )
         }

@@ -83,8 +83,9 @@ fn now() -> Now {
 }
 
 impl<'a> Engine<'a> {
-    pub(super) fn new(term: Term, parts: Parts<'a>) -> Self {
+    pub(super) fn new(mut term: Term, parts: Parts<'a>) -> Self {
         let Parts { id, router, runner, config, tenants, pressure, member, report, errors, has_committed } = parts;
+        runner.budgets.replace(std::mem::take(&mut term.set_aside.counts));
         let settings = CoreSettings {
             page_events: config.page_events,
             pages_ahead: config.pages_ahead,
@@ -152,9 +153,8 @@ impl<'a> Engine<'a> {
             Command::Redeliver(lane, redelivery, class) => self.start_redelivery(lane, redelivery, class),
             Command::ReadLane(reading) => self.reads.start_lane(reading, self.router, self.pressure.shed_after()),
             Command::Commit(plan) => self.start_commit(plan),
-            // Boxed, because they are rare and would make the loop's future large.
-            Command::ReadDecisions => Box::pin(self.read_decisions(decisions)).await?,
-            Command::Pause => Box::pin(self.pause(decisions)).await?,
+            Command::ReadDecisions => self.read_decisions(decisions).await?,
+            Command::Pause => self.pause(decisions).await?,
             Command::ReadReplacements => self.read_replacements(),
             Command::Unstage(lane) => self.documents.of_term.unstage(&lane),
             Command::Discard { lane, refused } => {

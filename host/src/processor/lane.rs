@@ -218,14 +218,14 @@ impl Runner {
         let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
         while run.stop.is_none()
             && run.outcome.handled < events.len()
-            && (run.outcome.handled == 0 || may_continue(bytes))
+            && (run.outcome.handled == 0 && run.newly_parked.is_empty() || may_continue(bytes))
         {
             let at = run.outcome.handled;
             if let Some((_, obstacle_there)) = obstacle.take_if(|(index, _)| *index == at) {
                 let version = self.code.current();
                 let failed = FailedEvent { lane, event: &events[at], attempts, source };
                 match obstacle_there {
-                    Obstacle::Skip(reason) => run.skip(&version, &failed, reason),
+                    Obstacle::Skip(reason) => self.skip(&mut run, &version, &failed, reason),
                     Obstacle::Unreadable(reason) => self.fail(&mut run, &version, &failed, reason.into()),
                 }
                 run.drop_parked(&mut events, &mut attempts);
@@ -277,7 +277,11 @@ impl Runner {
                 // An event over the budget is found by halving, like one that fails.
                 _ => match self.budgets.add_letters(&lane.tenant, effects.skipped.len()) {
                     Ok(()) => Ok(effects),
-                    Err(reason) => Err(Failure::Block(reason).into()),
+                    Err(reason) => {
+                        // The guest must forget effects that are dropped.
+                        version.handler.forget(&lane.tenant);
+                        Err(Failure::Block(reason).into())
+                    }
                 },
             });
             let failure = match answer {

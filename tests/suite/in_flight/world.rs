@@ -327,8 +327,9 @@ impl Host {
                 let all = redelivery.action == RequestAction::DiscardAll;
                 let discarded = &events[..if all { events.len() } else { events.len().min(1) }];
                 results.discarded = discarded.iter().map(|event| event.position).collect();
+                let next = discarded.last().map_or(place.next, |event| event.version + 1);
                 let events = place.events - discarded.len() as u64;
-                results.moved(stream.clone(), StreamPlace { next: place.next + 1, events, ..*place });
+                results.moved(stream.clone(), StreamPlace { next, events, ..*place });
                 results.answered_streams.push(stream.clone());
                 (0, true, None)
             }

@@ -20,12 +20,18 @@ impl Engine<'_> {
         let (runner, documents) = (self.runner.clone(), self.documents.of_term.clone());
         let (mut reader, router) = (self.set_aside.reader(), self.router.clone());
         self.runs.under_way.push(Box::pin(async move {
-            if redelivery.action != RequestAction::Retry {
+            let discards_at_once = match redelivery.subject {
+                Redelivered::Letters(_) => redelivery.action != RequestAction::Retry,
+                Redelivered::Stream(..) => redelivery.action == RequestAction::DiscardAll,
+            };
+            if discards_at_once {
                 return (lane, RunWork::SetAside(redelivery, RedeliveredEvents::default()), Ok(LaneRun::default()));
             }
             let read = RedeliveredEvents::read(&mut reader, &router, &lane, &redelivery).await;
             let (found, result) = match read {
                 Err(ended) => (RedeliveredEvents::default(), Err(ended)),
+                // Which event of a stream is the first shows only its read.
+                Ok(found) if redelivery.action == RequestAction::Discard => (found, Ok(LaneRun::default())),
                 Ok(found) => {
                     let source = match redelivery.subject {
                         Redelivered::Letters(_) => DeliverySource::Letters,

@@ -24,6 +24,8 @@ pub(super) struct RedeliveredEvents {
     more: bool,
     /// The version up to which the stream was read. The processor may not handle that event.
     last_version: Option<i64>,
+    /// The position up to which letters were read; none if all were.
+    last_position: Option<i64>,
     /// Positions of letters whose event is gone, or no longer belongs to the lane.
     missing: Vec<i64>,
 }
@@ -58,7 +60,12 @@ impl RedeliveredEvents {
                 (found.events, found.more) = reader.events_of_stream(&lane.tenant, stream, versions, *most).await?;
             }
         }
-        found.last_version = found.events.last().map(|event| event.version);
+        let last = found.events.last();
+        found.last_version = last.map(|event| event.version);
+        found.last_position = last.map(|event| event.position).filter(|_| found.more);
+        if let Redelivered::Stream(_, place, _) = &redelivery.subject {
+            found.more &= found.last_version.is_some_and(|last| last < place.last);
+        }
         reader.route_deferred(router, &found.events).await?;
         let is_own = |event: &Arc<Event>| router.handles(event) && router.lane(event) == *lane;
         let foreign = found.events.iter().filter(|event| !is_own(event)).map(|event| event.position);
@@ -119,8 +126,7 @@ pub(super) fn end(
                 handled.iter().map(|event| event.position).filter(|position| !failed_again(*position)).collect();
             // Everything before the first event that is left is answered.
             let next = read.events.get(outcome.handled).map(|event| event.position);
-            let last_read = read.events.last().map(|event| event.position).filter(|_| read.more);
-            let is_answered = |position: &&i64| match (next, last_read) {
+            let is_answered = |position: &&i64| match (next, read.last_position) {
                 (Some(next), _) => **position < next,
                 (None, Some(last)) => **position <= last,
                 (None, None) => true,
@@ -139,8 +145,10 @@ pub(super) fn end(
             let left = |place: StreamPlace| -> StreamPlace {
                 let handled = outcome.handled as u64;
                 match read.events.get(outcome.handled) {
+                    // At least that event waits.
                     Some(next) => {
-                        StreamPlace { next: next.version, events: place.events.saturating_sub(handled), ..place }
+                        let events = place.events.saturating_sub(handled).max(1);
+                        StreamPlace { next: next.version, events, ..place }
                     }
                     None => StreamPlace {
                         next: read.last_version.map_or(place.next, |last| last + 1),
@@ -156,13 +164,20 @@ pub(super) fn end(
                     outcome.discarded = usize::try_from(place.events).unwrap_or(usize::MAX);
                     StreamPlace { events: 0, ..*place }
                 }
-                RequestAction::Discard => {
-                    outcome.discarded = 1;
-                    StreamPlace { next: place.next + 1, events: place.events.saturating_sub(1), ..*place }
-                }
+                RequestAction::Discard => match read.events.first() {
+                    Some(first) => {
+                        outcome.discarded = 1;
+                        StreamPlace { next: first.version + 1, events: place.events.saturating_sub(1), ..*place }
+                    }
+                    None => left(*place),
+                },
                 RequestAction::Retry => left(*place),
             };
-            let answers = redelivery.action != RequestAction::Retry || failed.is_some() || place.events == 0;
+            let answers = match redelivery.action {
+                RequestAction::Retry => failed.is_some() || place.events == 0,
+                RequestAction::Discard => outcome.discarded > 0 || place.events == 0,
+                RequestAction::DiscardAll => true,
+            };
             if place != before || answers {
                 let (lane, stream) = (lane.clone(), stream.clone());
                 outcome.streams.push(StreamChange { lane, stream, place, failed, answers });
@@ -202,6 +217,48 @@ mod tests {
         let mut outcome = Outcome::default();
         assert_eq!(end(&lane(), &drain(place), &read, &mut outcome, &None, None), (0, true, None));
         assert_eq!((outcome.streams[0].place.events, outcome.streams[0].answers), (0, true));
+    }
+
+    fn event(version: i64) -> Arc<Event> {
+        Arc::new(Event {
+            position: version * 10,
+            id: "e".into(),
+            tenant: lane().tenant,
+            event_type: "T".into(),
+            stream: "s".into(),
+            version,
+            recorded_at: 0,
+            data: "{}".into(),
+            metadata: "{}".into(),
+            deferred: None,
+        })
+    }
+
+    /// Versions between the waiting events belong to events that the processor does not handle.
+    #[test]
+    fn each_discard_drops_one_event_of_the_processor() {
+        let place = StreamPlace { next: 3, last: 6, events: 3 };
+        let discard = |place| Redelivery { action: RequestAction::Discard, ..drain(place) };
+        let mut outcome = Outcome::default();
+        let read = RedeliveredEvents { events: vec![event(3), event(5), event(6)], ..RedeliveredEvents::default() };
+        end(&lane(), &discard(place), &read, &mut outcome, &None, None);
+        let place = outcome.streams[0].place;
+        assert_eq!((place, outcome.discarded), (StreamPlace { next: 4, last: 6, events: 2 }, 1));
+        let mut outcome = Outcome::default();
+        let read = RedeliveredEvents { events: vec![event(5), event(6)], ..RedeliveredEvents::default() };
+        end(&lane(), &discard(place), &read, &mut outcome, &None, None);
+        assert_eq!(outcome.streams[0].place, StreamPlace { next: 6, last: 6, events: 1 });
+    }
+
+    /// The row may count too few events, because the processor handles more types than it did.
+    #[test]
+    fn a_stream_that_fails_again_never_loses_its_row() {
+        let place = StreamPlace { next: 3, last: 6, events: 2 };
+        let read = RedeliveredEvents { events: vec![event(3), event(4), event(5)], ..RedeliveredEvents::default() };
+        let mut outcome = Outcome { handled: 2, ..Outcome::default() };
+        let failed = DeadLetter::new(&lane(), &event(5), "".into(), Reason::new("trap", "again"), 1, None);
+        end(&lane(), &drain(place), &read, &mut outcome, &None, Some(failed));
+        assert_eq!(outcome.streams[0].place, StreamPlace { next: 5, last: 6, events: 1 });
     }
 
     #[test]

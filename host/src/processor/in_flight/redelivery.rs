@@ -41,6 +41,8 @@ struct LaneRequests {
     under_way: bool,
     /// Maximum number of events of a redelivery, after a commit of more was rejected.
     most: Option<usize>,
+    /// The time before which none of them is due; none if that is not known.
+    not_before: Option<SystemTime>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ impl Requests {
 
     fn ended(&mut self, key: &LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
-            lane.under_way = false;
+            (lane.under_way, lane.not_before) = (false, None);
             if lane.pending.is_empty() {
                 self.lanes.remove(key);
             }
@@ -132,6 +134,7 @@ impl<T: Weighted> InFlight<T> {
     pub fn request(&mut self, Request { lane, subject, action }: Request) {
         let lane = self.requests.lanes.entry(lane).or_default();
         if !lane.under_way || !lane.pending.contains_key(&subject) {
+            lane.not_before = None;
             lane.pending.insert(subject, Pending { action, attempts: 0, not_before: None, refused: None });
         }
     }
@@ -164,7 +167,12 @@ impl<T: Weighted> InFlight<T> {
         let later = self.requests.lanes.range::<LaneKey, _>((after, Bound::Unbounded));
         let earlier = last.into_iter().flat_map(|last| self.requests.lanes.range::<LaneKey, _>(..=last));
         let (mut next_due, mut found) = (None, None);
+        let mut idle = Vec::new();
         for (key, requests) in later.chain(earlier) {
+            if let Some(at) = requests.not_before.filter(|at| *at > now) {
+                next_due = next_due.into_iter().chain([at]).min();
+                continue;
+            }
             let is_free =
                 self.lanes.get(key).is_none_or(|lane| lane.running.is_none() && lane.stop.is_none() && !lane.stale);
             if requests.under_way || !is_free || self.is_paused(key) || !self.slots.has_room_for(key) {
@@ -181,7 +189,16 @@ impl<T: Weighted> InFlight<T> {
                     found = Some((key.clone(), redelivery));
                     break;
                 }
-                None => next_due = next_due.into_iter().chain(requests.next_due()).min(),
+                None => {
+                    let due = requests.next_due();
+                    next_due = next_due.into_iter().chain(due).min();
+                    idle.push((key.clone(), due));
+                }
+            }
+        }
+        for (key, due) in idle {
+            if let Some(requests) = self.requests.lane(&key) {
+                requests.not_before = due;
             }
         }
         let (key, redelivery) = found.ok_or(next_due)?;
@@ -228,6 +245,15 @@ impl<T: Weighted> InFlight<T> {
                 pending.attempts = earlier.saturating_add(counts.into());
                 pending.not_before = Some(now + after);
             }
+        }
+        if handled > 0
+            && again.is_none()
+            && let Redelivered::Stream(stream, ..) = &redelivery.subject
+            && let Some(pending) =
+                self.requests.lane(key).and_then(|lane| lane.pending.get_mut(&SetAside::Stream(stream.clone())))
+        {
+            // The next event was not attempted before.
+            pending.attempts = 0;
         }
         let has_results = handled > 0 || is_answered || !streams.is_empty();
         if is_kept

@@ -87,12 +87,32 @@ impl Runner {
         }
     }
 
+    /// Sets the next event aside without a call, because an operator or the failure policy decided
+    /// so. Over a bound the lane stops before it instead.
+    pub(super) fn skip(&self, run: &mut LaneRun, version: &CodeVersion, failed: &FailedEvent<'_>, reason: Reason) {
+        let attempts = attempts::earlier(failed.attempts, run.outcome.handled);
+        match self.within_bounds(Verdict::SetAside, failed, reason) {
+            (Verdict::SetAside, reason) => {
+                run.outcome.set_aside(failed.lane, failed.event, version.digest.clone(), reason, attempts, None);
+                run.outcome.handled += 1;
+                run.skipped = true;
+            }
+            (_, reason) => run.stop = Some(RunStop::Block(reason)),
+        }
+    }
+
     /// The verdict within the budgets and below the breaker's bound. Otherwise the lane stops, and
     /// the reason says why.
     fn within_bounds(&self, verdict: Verdict, failed: &FailedEvent<'_>, reason: Reason) -> (Verdict, Reason) {
         let tenant = &failed.lane.tenant;
         let stop = |why: String| Reason::new(&reason.class, format!("{}; {why}", reason.message));
-        if !matches!(verdict, Verdict::SetAside | Verdict::Park) || failed.source == DeliverySource::Letters {
+        // Events that are set aside already are counted already.
+        let is_new = match failed.source {
+            DeliverySource::Log => matches!(verdict, Verdict::SetAside | Verdict::Park),
+            DeliverySource::ParkedStream => verdict == Verdict::SetAside,
+            DeliverySource::Letters => false,
+        };
+        if !is_new {
             return (verdict, reason);
         }
         if !self.breaker.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now()) {
@@ -102,9 +122,7 @@ impl Runner {
             );
             return (Verdict::Stop, stop(why));
         }
-        // A parked stream is counted already.
         let admitted = match verdict {
-            Verdict::Park if failed.source == DeliverySource::ParkedStream => Ok(()),
             Verdict::Park => self.budgets.add_stream(tenant),
             _ => self.budgets.add_letters(tenant, 1),
         };
@@ -115,17 +133,6 @@ impl Runner {
                 (Verdict::Stop, Reason::new(&limit.class, message))
             }
         }
-    }
-}
-
-impl LaneRun {
-    /// Sets the next event aside without a call, because an operator or the failure policy decided
-    /// so.
-    pub(super) fn skip(&mut self, version: &CodeVersion, failed: &FailedEvent<'_>, reason: Reason) {
-        let attempts = attempts::earlier(failed.attempts, self.outcome.handled);
-        self.outcome.set_aside(failed.lane, failed.event, version.digest.clone(), reason, attempts, None);
-        self.outcome.handled += 1;
-        self.skipped = true;
     }
 }
 
