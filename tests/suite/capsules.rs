@@ -228,7 +228,7 @@ async fn the_lane_of_a_document_is_part_of_a_capsule() {
 
     let none = fail(&database, &[&explain[..], &["--key", "four"]].concat()).await;
     assert!(
-        none.contains("no lane of tenant acme in scripted-by-stream with the key `four` is blocked or retried"),
+        none.contains("no lane of tenant acme in scripted-by-stream with the key `four` is blocked or retrying"),
         "{none}"
     );
     let usage = run(&database, &["explain", "--without-settings"]).await;

@@ -455,7 +455,7 @@ mod tests {
 
     #[test]
     fn mistakes_in_failure_policies_name_the_line_and_the_remedy() {
-        let host = "has no effect for `instances`: a shortage of the host never counts as an attempt";
+        let host = "has no effect for `instances`: a shortage on the host never counts as an attempt";
         for (text, line, remedy) in [
             (
                 "[failures]\nattempts = 3\n[failures.tarp]",
