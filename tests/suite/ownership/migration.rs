@@ -73,12 +73,13 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
     let find = async |sql: &str| rows(&database, sql).await;
     let processors = "select id, kind, tenant, family, (select sum(handled) from sandmill.cursors where processor = id)
                       from sandmill.processors order by id";
+    // A processor with a dead letter has handled one event less than it had counted.
     assert_eq!(
         find(processors).await,
         [
-            "(acme.eu/orders,projector,acme.eu,orders,6)",
+            "(acme.eu/orders,projector,acme.eu,orders,5)",
             "(acme/orders,projector,acme,orders,5)",
-            "(carts,projector,\"\",carts,9)",
+            "(carts,projector,\"\",carts,8)",
             "(globex/p--acme,projector,globex,p--acme,7)",
         ]
     );

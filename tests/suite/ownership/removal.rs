@@ -93,7 +93,8 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
     assert_eq!(
         json(&database, &keep).await,
         json!({
-            "processor": "acme/scripted", "deadLetters": 2, "lanes": 1, "pauses": 1, "sheds": 0, "documents": "kept",
+            "processor": "acme/scripted", "deadLetters": 2, "parkedStreams": 0, "lanes": 1, "pauses": 1, "sheds": 0,
+            "documents": "kept",
             "collections": [{"view": OWN, "documents": 1}],
         })
     );
