@@ -37,10 +37,10 @@ fn folder(manifest: &[u8]) -> tempfile::TempDir {
 /// Replaces the plugin by a version that handles events that ask for a trap, and waits until it
 /// runs.
 async fn cure(database: &Database, folder: &Path) {
-    place(folder, "scripted.wasm", &version("scripted", CURED));
     let digest = "select digest from sandmill.processors where id = 'scripted'";
     let session = database.db.connect("test").await.unwrap();
     let before: String = session.query_one(digest, &[]).await.unwrap().get(0);
+    place(folder, "scripted.wasm", &version("scripted", CURED));
     eventually("the cured version runs", async || {
         let now: String = session.query_one(digest, &[]).await.unwrap().get(0);
         (now != before).then_some(())

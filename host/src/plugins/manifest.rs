@@ -484,7 +484,7 @@ mod tests {
             ("[failures.host]\nthen = 'stop'", 2, "`then` has no effect for `host`"),
             ("[failures.throttled]\nfirst-ms = 100", 1, "unknown key or class"),
             ("[failures.'plugin:']\nattempts = 2", 1, "needs a code of 1 to 93 bytes"),
-            ("[failures.trap]\nfirst-ms = 2000\nlongest-s = 1", 1, "first-ms = 2000 exceeds longest-s = 1"),
+            ("[failures.trap]\nfirst-ms = 2000\nlongest-s = 1", 1, "first-ms = 2000 ms exceeds longest-s = 1 s"),
             ("[failures.trap.event]\nattempts = 2", 1, "unknown key `event` in a table of failures"),
             ("[failures]\ntrap = 5", 2, "expected a table of failures"),
             ("[failure]\nattempts = 3", 1, "The nearest key is failures."),

@@ -3,8 +3,8 @@
 //! While a host runs the processor, a request is written into the row of its subject, and the host
 //! carries it out ([`super::set_aside`]). Without a host, the command discards events itself, under
 //! a new fence, so that a host that only seems to be gone can no longer commit. Requests that need
-//! the plugin are recorded, and carried out when the processor next starts. Each request is recorded
-//! in the audit log: `who` is the operator.
+//! the plugin are recorded, and carried out when the processor next starts. Each request is
+//! recorded in the audit log: `who` is the operator.
 
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use crate::{
         handler::Reason,
         ids::{LaneKey, ProcessorId, TenantId},
     },
+    source::native,
 };
 
 /// Which dead letters of a processor a request is about.
@@ -213,9 +214,21 @@ pub async fn stream(
     let id = processor.as_str();
     let (changed, carried) = if !runs && action != StreamAction::Drain {
         let (fence, all) = (uuid::Uuid::new_v4().simple().to_string(), action == StreamAction::DiscardAll);
-        let sql = include_str!("requests/discard_stream.sql");
-        let row = transaction.query_one(sql, &[&id, &tenant, &stream, &all, &fence]).await?;
-        (row.get::<_, i64>(0) > 0, Carried::Done)
+        let found = transaction.query_opt(include_str!("requests/waiting.sql"), &[&id, &tenant, &stream]).await?;
+        let changed = match found {
+            None => false,
+            Some(row) => {
+                let (next, last): (i64, i64) = (row.get(0), row.get(1));
+                let types: Option<Vec<String>> = row.get(2);
+                // Between the waiting events, others lie that the processor does not handle.
+                let first = native::first_version(&transaction, tenant, stream, next..=last, types.as_deref()).await?;
+                let sql = include_str!("requests/discard_stream.sql");
+                let first = first.unwrap_or(next);
+                transaction.query_one(sql, &[&id, &tenant, &stream, &all, &fence, &first]).await?;
+                true
+            }
+        };
+        (changed, Carried::Done)
     } else {
         let sql = include_str!("requests/stream.sql");
         let changed = transaction.execute(sql, &[&id, &tenant, &stream, &action.name()]).await? > 0;

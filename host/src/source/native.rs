@@ -25,7 +25,7 @@ use lag::ProgressBinds;
 
 use super::{Body, EXAMINED_EVENTS, EventSource, Limit, OpenSource, SourceError, TenantPage};
 use crate::{
-    db::{Db, Error, JsonText, Row, Session, Statement, pool, types::ToSql},
+    db::{Db, Error, GenericClient, JsonText, Row, Session, Statement, pool, types::ToSql},
     model::{
         cursor::{Difference, Progress, Snapshot},
         event::{Deferred, Event, Page},
@@ -346,6 +346,19 @@ impl NativeSession {
     ) -> Result<Option<i64>, SourceError> {
         Ok(self.session.query_one(statement, params).await?.get(0))
     }
+}
+
+/// The first version of a stream within bounds whose event has one of these types, or any type;
+/// none if there is no such event.
+pub async fn first_version(
+    client: &impl GenericClient,
+    tenant: &str,
+    stream: &str,
+    versions: RangeInclusive<i64>,
+    types: Option<&[String]>,
+) -> Result<Option<i64>, Error> {
+    let params: [&(dyn ToSql + Sync); 5] = [&tenant, &stream, versions.start(), versions.end(), &types];
+    Ok(client.query_one(include_str!("native/first_version.sql"), &params).await?.get(0))
 }
 
 /// The data of an event; without texts if the row has nulls instead.

@@ -130,6 +130,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "projections::documents",
             "scheduler",
             // The room that owns the event table counts the lag of processors.
+            // A command discards the first waiting event of a stream while no host runs.
+            "source::native::first_version",
             "source::native::lag",
             "supervisor::Stop",
             // Lost log lines are reported with the other measurements of the host.

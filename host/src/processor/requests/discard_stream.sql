@@ -7,15 +7,10 @@
 -- $3 text     stream
 -- $4 boolean  whether to discard all
 -- $5 text     new fencing token
+-- $6 bigint   version of the first waiting event
 with found as (
-  select p.generation, p.events, case when $4 then p.events else 1 end as discarded, coalesce((
-    -- Versions of events that the processor does not handle lie between those that wait.
-    select min(e.version) from sandmill.events e
-    where e.tenant = p.tenant and e.stream = p.stream and e.version between p.next_version and p.last_version
-      and (r.event_types is null or e.type = any (r.event_types))
-  ), p.next_version) as first_version
+  select p.generation, p.events, case when $4 then p.events else 1 end as discarded
   from sandmill.generations g
-  join sandmill.processors r on r.id = g.processor
   join sandmill.parked_streams p on p.processor = g.processor and p.generation = g.generation
   where g.processor = $1 and g.state = 'serving' and p.tenant = $2 and p.stream = $3
   for update of p
@@ -27,7 +22,7 @@ gone as (
 ),
 moved as (
   update sandmill.parked_streams p
-  set next_version = found.first_version + 1, events = p.events - 1, request = '', request_new = false
+  set next_version = $6::bigint + 1, events = p.events - 1, request = '', request_new = false
   from found
   where p.processor = $1 and p.generation = found.generation and p.tenant = $2 and p.stream = $3
     and found.discarded < found.events
