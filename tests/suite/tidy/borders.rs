@@ -129,9 +129,9 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model",
             "projections::documents",
             "scheduler",
-            // The room that owns the event table counts the lag of processors.
             // A command discards the first waiting event of a stream while no host runs.
             "source::native::first_version",
+            // The room that owns the event table counts the lag of processors.
             "source::native::lag",
             "supervisor::Stop",
             // Lost log lines are reported with the other measurements of the host.
