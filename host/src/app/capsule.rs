@@ -69,7 +69,7 @@ pub struct Export {
     /// What happened to the event when it was handled for the export; none if documents are left
     /// out.
     pub outcome: Option<EventOutcome>,
-    /// Remarks for whoever uses the capsule.
+    /// Remarks for the user of the capsule.
     pub notes: Vec<String>,
 }
 

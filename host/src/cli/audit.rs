@@ -34,7 +34,7 @@ Examples:
   sandmill audit --processor route-performance --since 7d
   sandmill audit --tenant UA --json --limit 0",
     after_help = "\
-The newest change comes first. Recorded are:
+The newest change comes first. These changes are recorded:
   pause, resume, skip
   dead-letters retry and discard, parked drain and discard (the request, not its result)
   processors remove, plugins rollback, plugins retry

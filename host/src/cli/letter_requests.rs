@@ -22,7 +22,7 @@ use crate::{
     model::ids::ProcessorId,
     processor::{
         dead_letters::LetterFilter,
-        requests::{self, Carried, LetterAction, LetterProgress, LetterSelection},
+        requests::{self, LetterAction, LetterProgress, LetterSelection, RequestStatus},
     },
 };
 
@@ -138,11 +138,11 @@ pub(super) async fn retry(selection: SelectionArgs, report: ReportArgs, db: &Db)
     let mut session = connect(db, "dead-letters").await?;
     check_known(&session, processor).await?;
     let requested = requests::letters(&mut session, processor, &wanted, LetterAction::Retry, &operator::name()).await;
-    let (positions, carried) = requested.map_err(|error| with_remedy(&error))?;
+    let (positions, status) = requested.map_err(|error| with_remedy(&error))?;
     if positions.is_empty() {
         return none(processor, &selection);
     }
-    let waits = carried == Carried::Requested && !report.detach;
+    let waits = status == RequestStatus::Requested && !report.detach;
     let progress = if waits {
         wait(&session, processor, &positions, "handled").await.map_err(|error| with_remedy(&error))?
     } else {
@@ -157,19 +157,19 @@ pub(super) async fn retry(selection: SelectionArgs, report: ReportArgs, db: &Db)
             handled,
             failed_again,
             pending,
-            host_runs: carried == Carried::Requested,
+            host_runs: status == RequestStatus::Requested,
         })?;
     } else {
-        output::print_plain(&match (carried, report.detach) {
-            (Carried::Recorded | Carried::Done, _) => format!(
+        output::print_plain(&match (status, report.detach) {
+            (RequestStatus::Recorded | RequestStatus::Done, _) => format!(
                 "recorded: {} of {processor} will be handled again when a host next runs it; no host runs it now\n",
                 count(positions.len() as u64, "dead letter")
             ),
-            (Carried::Requested, true) => format!(
+            (RequestStatus::Requested, true) => format!(
                 "requested: the host handles {} of {processor} again\n",
                 count(positions.len() as u64, "dead letter")
             ),
-            (Carried::Requested, false) => {
+            (RequestStatus::Requested, false) => {
                 let mut text = format!("{} handled again", count(handled, "dead letter"));
                 if failed_again > 0 {
                     text += &format!("; {failed_again} failed again and stayed");
@@ -195,13 +195,13 @@ pub(super) async fn discard(args: DiscardArgs, db: &Db) -> anyhow::Result<ExitCo
     let mut session = connect(db, "dead-letters").await?;
     check_known(&session, processor).await?;
     let requested = requests::letters(&mut session, processor, &wanted, LetterAction::Discard, &operator::name()).await;
-    let (positions, carried) = requested.map_err(|error| with_remedy(&error))?;
+    let (positions, status) = requested.map_err(|error| with_remedy(&error))?;
     if positions.is_empty() {
         return none(processor, &selection);
     }
-    let waits = carried == Carried::Requested && !report.detach;
-    let pending = match (carried, waits) {
-        (Carried::Done, _) => 0,
+    let waits = status == RequestStatus::Requested && !report.detach;
+    let pending = match (status, waits) {
+        (RequestStatus::Done, _) => 0,
         (_, false) => positions.len() as u64,
         (_, true) => {
             let progress = wait(&session, processor, &positions, "discarded").await;
@@ -210,10 +210,10 @@ pub(super) async fn discard(args: DiscardArgs, db: &Db) -> anyhow::Result<ExitCo
     };
     let discarded = positions.len() as u64 - pending;
     if report.json {
-        let by = if carried == Carried::Done { "command" } else { "host" };
+        let by = if status == RequestStatus::Done { "command" } else { "host" };
         let requested = positions.len();
         output::print_json(&DiscardedJson { processor: processor.as_str(), requested, discarded, pending, by })?;
-    } else if carried == Carried::Requested && report.detach {
+    } else if status == RequestStatus::Requested && report.detach {
         let letters = count(positions.len() as u64, "dead letter");
         output::print_plain(&format!("requested: the host discards {letters} of {processor}\n"))?;
     } else {

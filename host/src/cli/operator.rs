@@ -4,7 +4,7 @@ use rustix::process::getuid;
 
 use crate::model::text;
 
-/// The environment variable that names a person, for hosts where several people share a user.
+/// The environment variable that names a person, for accounts that several people share.
 const VARIABLE: &str = "SANDMILL_OPERATOR";
 /// Maximum bytes of a name. 200: a name and an address.
 const NAME_BYTES: usize = 200;

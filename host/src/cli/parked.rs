@@ -20,7 +20,7 @@ use super::{
 use crate::{
     db::{Db, Error, Session},
     model::{ids::ProcessorId, text},
-    processor::requests::{self, Carried, ParkedStream, StreamAction},
+    processor::requests::{self, ParkedStream, RequestStatus, StreamAction},
     store::time,
 };
 
@@ -290,13 +290,13 @@ async fn act(args: StreamArgs, action: StreamAction, db: &Db) -> anyhow::Result<
     let StreamArgs { processor, tenant, stream, detach, json } = args;
     let mut session = connect(db, "parked").await?;
     check_known(&session, &processor).await?;
-    let carried = requests::stream(&mut session, &processor, (&tenant, &stream), action, &operator::name()).await;
-    let Some(carried) = carried.map_err(|error| with_remedy(&error))? else {
+    let status = requests::stream(&mut session, &processor, (&tenant, &stream), action, &operator::name()).await;
+    let Some(status) = status.map_err(|error| with_remedy(&error))? else {
         bail!(
             "{processor} has no parked stream {stream} of tenant {tenant}, or the host works on it already; `sandmill parked list --processor {processor}` lists those that it has"
         );
     };
-    let waits = carried == Carried::Requested && !detach;
+    let waits = status == RequestStatus::Requested && !detach;
     let left = match waits {
         true => wait(&session, &processor, &tenant, &stream).await,
         false => requests::find_stream(&session, &processor, &tenant, &stream).await,
@@ -311,15 +311,15 @@ async fn act(args: StreamArgs, action: StreamAction, db: &Db) -> anyhow::Result<
             stream: &stream,
             waiting,
             pending,
-            host_runs: carried == Carried::Requested,
+            host_runs: status == RequestStatus::Requested,
         })?;
     } else {
-        output::print_plain(&match (carried, detach, &left) {
-            (Carried::Recorded, ..) => format!(
+        output::print_plain(&match (status, detach, &left) {
+            (RequestStatus::Recorded, ..) => format!(
                 "recorded: the {} of stream {stream} will be handled when a host next runs {processor}; no host runs it now\n",
                 count(waiting.unsigned_abs(), "waiting event")
             ),
-            (Carried::Requested, true, _) => format!("requested: the host works on stream {stream}\n"),
+            (RequestStatus::Requested, true, _) => format!("requested: the host works on stream {stream}\n"),
             (_, _, None) => format!("stream {stream} has no waiting events left\n"),
             (_, _, Some(left)) if pending => format!(
                 "{} left in stream {stream}; the lane may be paused or retrying: `sandmill explain {processor}` shows why\n",

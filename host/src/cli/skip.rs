@@ -13,7 +13,7 @@ use super::{
 use crate::{
     db::Db,
     model::{ids::ProcessorId, text},
-    processor::requests::{self, Carried},
+    processor::requests::{self, RequestStatus},
 };
 
 /// Sets aside the event that blocks a lane
@@ -56,13 +56,13 @@ pub(super) async fn run(SkipArgs { processor, tenant, key, json }: SkipArgs, db:
     let mut session = connect(db, "skip").await?;
     check_known(&session, &processor).await?;
     let skipped = requests::skip(&mut session, &processor, &tenant, key.as_deref(), &operator::name()).await;
-    let (skipped, carried) = skipped.map_err(|error| with_remedy(&error))?;
+    let (skipped, status) = skipped.map_err(|error| with_remedy(&error))?;
     if skipped.is_empty() {
         bail!(
             "no lane of tenant {tenant} in {processor} is blocked before a known event; `sandmill explain {processor}` shows its state"
         );
     }
-    let host_runs = carried == Carried::Requested;
+    let host_runs = status == RequestStatus::Requested;
     if json {
         let events: Vec<_> = skipped
             .iter()

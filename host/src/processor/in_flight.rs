@@ -48,7 +48,7 @@ use lane::{Feed, FinishedWork, Lane, LaneChanges, LaneStop, Running};
 use parked::{Parked, ParkedLane};
 use parked_streams::StreamTable;
 pub use parked_streams::{ParkedStreams, StreamMove, StreamPlace};
-pub use plan::{CommitPlan, Patience, Refusal};
+pub use plan::{CommitPlan, CommitRejection, Patience};
 use redelivery::Requests;
 pub use request::{Redelivered, Redelivery, RedeliveryEnd, Request, RequestAction, SetAside};
 use slots::Slots;

@@ -54,7 +54,7 @@ pub enum StreamAction {
 
 /// The status of a request when its command returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carried {
+pub enum RequestStatus {
     /// A host runs the processor, and carries it out.
     Requested,
     /// No host runs the processor, and the command has done it.
@@ -107,7 +107,7 @@ pub struct ParkedStream {
 
 /// An event that its blocked lane sets aside at an operator's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SkippedEvent {
+pub struct SkipRequest {
     /// The lane.
     pub lane: LaneKey,
     /// The event's position.
@@ -160,20 +160,24 @@ pub async fn letters(
     selection: &LetterSelection,
     action: LetterAction,
     who: &str,
-) -> Result<(Vec<i64>, Carried), Error> {
+) -> Result<(Vec<i64>, RequestStatus), Error> {
     let LetterSelection { position, filter } = selection;
     let LetterFilter { tenant, class, since, .. } = filter;
     let transaction = session.client_mut().transaction().await?;
     let runs = lock_processor(&transaction, processor).await?;
     let id = processor.as_str();
-    let carried = match (runs, action) {
-        (false, LetterAction::Discard) => Carried::Done,
-        (false, LetterAction::Retry) => Carried::Recorded,
-        (true, _) => Carried::Requested,
+    let status = match (runs, action) {
+        (false, LetterAction::Discard) => RequestStatus::Done,
+        (false, LetterAction::Retry) => RequestStatus::Recorded,
+        (true, _) => RequestStatus::Requested,
     };
-    let (sql, last) = match carried {
-        Carried::Done => (include_str!("requests/discard_letters.sql"), uuid::Uuid::new_v4().simple().to_string()),
-        Carried::Recorded | Carried::Requested => (include_str!("requests/letters.sql"), action.name().to_string()),
+    let (sql, last) = match status {
+        RequestStatus::Done => {
+            (include_str!("requests/discard_letters.sql"), uuid::Uuid::new_v4().simple().to_string())
+        }
+        RequestStatus::Recorded | RequestStatus::Requested => {
+            (include_str!("requests/letters.sql"), action.name().to_string())
+        }
     };
     let rows = transaction.query(sql, &[&id, position, tenant, class, since, &last]).await?;
     if let Some(first) = rows.first() {
@@ -185,7 +189,7 @@ pub async fn letters(
         audit::record(&transaction, &entry).await?;
     }
     transaction.commit().await?;
-    Ok((rows.iter().map(|row| row.get(0)).collect(), carried))
+    Ok((rows.iter().map(|row| row.get(0)).collect(), status))
 }
 
 /// Reads the progress of requests about these letters.
@@ -208,11 +212,11 @@ pub async fn stream(
     (tenant, stream): (&str, &str),
     action: StreamAction,
     who: &str,
-) -> Result<Option<Carried>, Error> {
+) -> Result<Option<RequestStatus>, Error> {
     let transaction = session.client_mut().transaction().await?;
     let runs = lock_processor(&transaction, processor).await?;
     let id = processor.as_str();
-    let (changed, carried) = if !runs && action != StreamAction::Drain {
+    let (changed, status) = if !runs && action != StreamAction::Drain {
         let (fence, all) = (uuid::Uuid::new_v4().simple().to_string(), action == StreamAction::DiscardAll);
         let found = transaction.query_opt(include_str!("requests/waiting.sql"), &[&id, &tenant, &stream]).await?;
         let changed = match found {
@@ -228,11 +232,11 @@ pub async fn stream(
                 true
             }
         };
-        (changed, Carried::Done)
+        (changed, RequestStatus::Done)
     } else {
         let sql = include_str!("requests/stream.sql");
         let changed = transaction.execute(sql, &[&id, &tenant, &stream, &action.name()]).await? > 0;
-        (changed, if runs { Carried::Requested } else { Carried::Recorded })
+        (changed, if runs { RequestStatus::Requested } else { RequestStatus::Recorded })
     };
     if changed {
         let details = json!({ "stream": stream, "all": action == StreamAction::DiscardAll });
@@ -241,7 +245,7 @@ pub async fn stream(
         audit::record(&transaction, &entry).await?;
     }
     transaction.commit().await?;
-    Ok(changed.then_some(carried))
+    Ok(changed.then_some(status))
 }
 
 /// Finds a parked stream of a processor's serving generation.
@@ -299,7 +303,7 @@ pub async fn skip(
     tenant: &str,
     key: Option<&str>,
     who: &str,
-) -> Result<(Vec<SkippedEvent>, Carried), Error> {
+) -> Result<(Vec<SkipRequest>, RequestStatus), Error> {
     let transaction = session.client_mut().transaction().await?;
     let runs = lock_processor(&transaction, processor).await?;
     let rows = transaction.query(include_str!("requests/skip.sql"), &[&processor.as_str(), &tenant, &key]).await?;
@@ -311,13 +315,13 @@ pub async fn skip(
     }
     transaction.commit().await?;
     let skipped = rows.iter().filter_map(|row| {
-        Some(SkippedEvent {
+        Some(SkipRequest {
             lane: LaneKey { tenant: TenantId::parse(row.get(0)).ok()?, key: Arc::from(row.get::<_, &str>(1)) },
             position: row.get(2),
             reason: Reason::new(row.get(3), row.get::<_, &str>(4)),
         })
     });
-    Ok((skipped.collect(), if runs { Carried::Requested } else { Carried::Recorded }))
+    Ok((skipped.collect(), if runs { RequestStatus::Requested } else { RequestStatus::Recorded }))
 }
 
 /// Locks the processor's row, so that no term of it begins, and returns whether a host runs it.

@@ -1,4 +1,4 @@
-//! Events that were set aside, and operators' requests about them.
+//! Set-aside events, and operators' requests about them.
 //!
 //! A command writes a request into the row of a dead letter, a parked stream or a lane. The owner
 //! of the lane carries it out ([`super::in_flight`]) and answers it in the transaction that commits

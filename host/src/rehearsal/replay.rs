@@ -1,8 +1,9 @@
 //! Single events of one lane, handled outside a host: each alone in a fresh instance, over
 //! documents from elsewhere. Nothing is written.
 //!
-//! A capsule is replayed in this way, and dead letters are tried on another version. The documents
-//! that an event changes are in memory afterwards, so that the next event of the lane sees them.
+//! A capsule is replayed in this way, and dead letters are replayed on another version. The
+//! documents that an event changes are in memory afterwards, so that the next event of the lane
+//! sees them.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -16,9 +16,9 @@ use sandmill::{
     processor::{
         gather::Gather,
         in_flight::{
-            CommitPlan, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, ParkedStreams, Patience, Redelivered,
-            Redelivery, RedeliveryEnd, Refusal, Request, RequestAction, RunEnd, SetAside, StreamMove, StreamPlace,
-            Weighted,
+            CommitPlan, CommitRejection, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, ParkedStreams,
+            Patience, Redelivered, Redelivery, RedeliveryEnd, Request, RequestAction, RunEnd, SetAside, StreamMove,
+            StreamPlace, Weighted,
         },
         lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState, Skip},
         pauses::Pause,
@@ -498,8 +498,8 @@ impl World {
         match self.database.commit(&plan, &self.poison) {
             Ok(()) => self.host.in_flight.committed(plan),
             Err(()) => {
-                let refusal = Refusal { class: "refused-commit", why: "poison", sets_aside: self.sets_aside };
-                self.host.in_flight.rejected(plan, None, &refusal);
+                let rejection = CommitRejection { class: "refused-commit", why: "poison", sets_aside: self.sets_aside };
+                self.host.in_flight.rejected(plan, None, &rejection);
             }
         }
         self.database.check(&self.log);

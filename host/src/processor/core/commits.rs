@@ -6,7 +6,7 @@ use super::{Command, Core, Now, Surroundings};
 use crate::{
     model::ids::LaneKey,
     processor::{
-        in_flight::{CommitPlan, Patience, Refusal, Weighted},
+        in_flight::{CommitPlan, CommitRejection, Patience, Weighted},
         lane_checkpoints::LaneState,
         policy::Verdict,
     },
@@ -125,8 +125,8 @@ impl<T: Weighted + Default> Core<T> {
     ) {
         self.commit_ended();
         let was_known = known.is_some();
-        let refusal = Refusal { class, why: &why, sets_aside: verdict == Verdict::SetAside };
-        if let Some(lane) = self.in_flight.rejected(plan, known, &refusal) {
+        let rejection = CommitRejection { class, why: &why, sets_aside: verdict == Verdict::SetAside };
+        if let Some(lane) = self.in_flight.rejected(plan, known, &rejection) {
             self.queued.push_back(Command::Discard { lane, refused: (!was_known).then_some(why) });
         }
         self.lane_reads.due = self.in_flight.next_due();

@@ -41,7 +41,7 @@ impl Patience {
 
 /// The rejection of a commit's data.
 #[derive(Clone, Copy, Debug)]
-pub struct Refusal<'a> {
+pub struct CommitRejection<'a> {
     /// Its class.
     pub class: &'a str,
     /// Why.
@@ -265,7 +265,7 @@ impl<T: Weighted> InFlight<T> {
         &mut self,
         plan: CommitPlan<T>,
         culprit: Option<LaneKey>,
-        refusal: &Refusal<'_>,
+        rejection: &CommitRejection<'_>,
     ) -> Option<LaneKey> {
         self.committing = false;
         if plan.suspects {
@@ -291,7 +291,7 @@ impl<T: Weighted> InFlight<T> {
         let culprit = match &affected[..] {
             [] => None,
             [culprit] => {
-                self.restrict(culprit, events, refusal);
+                self.restrict(culprit, events, rejection);
                 Some(culprit.clone())
             }
             several => {
@@ -309,9 +309,9 @@ impl<T: Weighted> InFlight<T> {
 
     /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
     /// rejected.
-    fn restrict(&mut self, key: &LaneKey, events: usize, refusal: &Refusal<'_>) {
+    fn restrict(&mut self, key: &LaneKey, events: usize, rejection: &CommitRejection<'_>) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        let reason = Reason::new(refusal.class, refusal.why);
+        let reason = Reason::new(rejection.class, rejection.why);
         let first = lane.done.iter().find_map(|done| done.first);
         let dropped: Vec<FinishedWork<T>> = lane.done.drain(..).collect();
         self.uncommitted_bytes -= dropped.iter().map(|done| done.results.weight()).sum::<usize>();
@@ -332,7 +332,7 @@ impl<T: Weighted> InFlight<T> {
             // would read.
             Some(1) if events <= 1 => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts).saturating_add(1);
-                let skip = first.filter(|_| refusal.sets_aside);
+                let skip = first.filter(|_| rejection.sets_aside);
                 let skip = skip.map(|position| Arc::new(Skip { position, reason: reason.clone() }));
                 let state = if skip.is_some() { LaneState::CatchingUp } else { LaneState::Blocked(reason) };
                 lane.stop = Some(LaneStop { page: self.cursor, state, attempts, event_position: first, skip });
