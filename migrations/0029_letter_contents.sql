@@ -1,7 +1,7 @@
 -- Dead letters that explain themselves: the event's stream, the guest's backtrace and last log
 -- lines, and the last time at which the event was set aside.
 --
--- A letter named its event only by position and id. Once the event was deleted, nobody could tell
+-- A letter named its event only by position and id. Once the event was deleted, no row showed
 -- which stream it belonged to. And the message of a trap says what went wrong, but seldom where.
 --
 -- `dead_since` becomes `first_at`, beside `last_at`. Letters that exist get stream and version from

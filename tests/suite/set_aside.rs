@@ -299,6 +299,36 @@ async fn a_lane_over_its_tenants_budget_blocks_and_loses_nothing() {
     host.stop().await;
 }
 
+/// The numbers of an earlier host count, and a processor that sheds does not pass events that wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_host_knows_what_was_set_aside() {
+    let database = database().await;
+    let folder = folder(DEAD_LETTER);
+    let settings = ["tenant-limits.dead-letters=2"];
+    database.append("a", "s", &[trap(), trap()]).await;
+    let host = Host::start_in(&database, folder.path(), &settings);
+    until_counts(&database, Counts { letters: 2, ..Counts::default() }).await;
+    host.stop().await;
+    database.append("a", "s", &[trap()]).await;
+    let host = Host::start_in(&database, folder.path(), &settings);
+    database.scripted_settles(&["a blocked letters-limit"]).await;
+    host.stop().await;
+
+    place(folder.path(), "scripted.toml", PARK);
+    let host = Host::start_in(&database, folder.path(), &settings);
+    database.resume(Some("a")).await;
+    until_counts(&database, Counts { letters: 2, waiting: 1, ..Counts::default() }).await;
+    host.stop().await;
+    let sheds = ["processors.scripted.back-pressure=shed", "processors.scripted.shed-after-events=1000"];
+    let host = Host::start_in(&database, folder.path(), &sheds);
+    eventually("the term ends", async || {
+        let error = database.status("scripted").await?.term_error?.error;
+        error.contains("has parked streams, whose waiting events must not be shed").then_some(())
+    })
+    .await;
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_has_no_more_parked_streams_than_its_budget() {
     let database = database().await;

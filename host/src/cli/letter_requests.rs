@@ -56,7 +56,7 @@ pub(super) struct SelectionArgs {
 }
 
 impl SelectionArgs {
-    /// The selection. Fails if nothing selects letters, so that nobody acts on all by accident.
+    /// The selection. Fails if nothing selects letters: all of them require `--all`.
     pub(super) fn selection(&self, verb: &str) -> anyhow::Result<LetterSelection> {
         let SelectionArgs { processor, position, tenant, class, since, all } = self;
         let selects = position.is_some() || tenant.is_some() || class.is_some() || since.is_some() || *all;

@@ -213,7 +213,7 @@ impl Runner {
         let attempted_first = events.first().is_some_and(|first| delivery.events.first() == Some(first));
         let mut attempts = if attempted_first { delivery.attempts } else { 0 };
         let mut bisection = Bisection::new(attempts);
-        let mut obstacle = self.obstacle(lane, &events, skip);
+        let mut obstacle = self.obstacle(lane, &events, 0, skip);
         let (began, mut bytes) = (Instant::now(), 0);
         let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
         while run.stop.is_none()
@@ -229,9 +229,7 @@ impl Runner {
                     Obstacle::Unreadable(reason) => self.fail(&mut run, &version, &failed, reason.into()),
                 }
                 run.drop_parked(&mut events, &mut attempts);
-                let from = run.outcome.handled;
-                let later = self.obstacle(lane, &events[from..], skip.filter(|_| !run.skipped));
-                obstacle = later.map(|(index, obstacle)| (from + index, obstacle));
+                obstacle = self.obstacle(lane, &events, run.outcome.handled, skip.filter(|_| !run.skipped));
                 continue;
             }
             let readable = obstacle.as_ref().map_or(events.len(), |(index, _)| *index);
@@ -251,7 +249,7 @@ impl Runner {
                 let failed = FailedEvent { lane, event: &rest[0], attempts, source };
                 self.fail(&mut run, &self.code.current(), &failed, reason.into());
                 if run.drop_parked(&mut events, &mut attempts) {
-                    obstacle = self.obstacle(lane, &events[at..], skip).map(|(index, found)| (at + index, found));
+                    obstacle = self.obstacle(lane, &events, at, skip);
                 }
                 continue;
             }
@@ -316,8 +314,7 @@ impl Runner {
                 self.fail(&mut run, &version, &failed, failure);
                 bisection.found();
                 if run.drop_parked(&mut events, &mut attempts) {
-                    let from = run.outcome.handled;
-                    obstacle = self.obstacle(lane, &events[from..], skip).map(|(index, found)| (from + index, found));
+                    obstacle = self.obstacle(lane, &events, run.outcome.handled, skip);
                 }
             }
         }
@@ -326,15 +323,23 @@ impl Runner {
         Ok(run)
     }
 
-    /// The first event that cannot be handled by a call, or must not be.
-    fn obstacle(&self, lane: &LaneKey, events: &[Arc<Event>], skip: Option<&Skip>) -> Option<(usize, Obstacle)> {
+    /// The index of the first event from `from` on that a call cannot or must not handle, and why.
+    fn obstacle(
+        &self,
+        lane: &LaneKey,
+        events: &[Arc<Event>],
+        from: usize,
+        skip: Option<&Skip>,
+    ) -> Option<(usize, Obstacle)> {
+        let events = &events[from..];
         let skipped = skip.and_then(|skip| {
             let index = events.iter().position(|event| event.position == skip.position)?;
             Some((index, Obstacle::Skip(skip.reason.clone())))
         });
         let unreadable = self.router.unreadable(lane, events);
         let unreadable = unreadable.map(|(index, reason)| (index, Obstacle::Unreadable(reason)));
-        skipped.into_iter().chain(unreadable).min_by_key(|(index, _)| *index)
+        let first = skipped.into_iter().chain(unreadable).min_by_key(|(index, _)| *index);
+        first.map(|(index, obstacle)| (from + index, obstacle))
     }
 
     /// Loads the deferred data of events, as far as there is room, and charges their tenant. None
@@ -399,7 +404,8 @@ impl LaneRun {
             let reason = plugin_reason(&skipped.code, skipped.message, "skipped the event");
             let attempts = attempts::with_this(batch.attempt.saturating_sub(1), skipped.index);
             let diagnostics = if last == Some(skipped.index) { diagnostics.take() } else { None };
-            self.outcome.set_aside(&batch.lane, event, digest.clone(), reason, attempts, diagnostics);
+            let letter = DeadLetter::new(&batch.lane, event, digest.clone(), reason, attempts, diagnostics);
+            self.outcome.dead_letters.push(letter);
         }
         // If no event was handled, the changes would be visible to later calls but never committed.
         let handled = halted.as_ref().is_none_or(|halt| halt.index > 0);

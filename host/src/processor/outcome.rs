@@ -52,19 +52,6 @@ impl Outcome {
     pub fn counted(&self) -> usize {
         self.handled.saturating_sub(self.dead_letters.len() + self.parked)
     }
-
-    /// Sets a handled event aside.
-    pub(super) fn set_aside(
-        &mut self,
-        lane: &LaneKey,
-        event: &Event,
-        digest: Arc<str>,
-        reason: Reason,
-        attempts: u32,
-        diagnostics: Option<Box<Diagnostics>>,
-    ) {
-        self.dead_letters.push(DeadLetter::new(lane, event, digest, reason, attempts, diagnostics));
-    }
 }
 
 /// A dead letter: an event that was set aside.

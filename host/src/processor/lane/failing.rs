@@ -93,7 +93,9 @@ impl Runner {
         let attempts = attempts::earlier(failed.attempts, run.outcome.handled);
         match self.within_bounds(Verdict::SetAside, failed, reason) {
             (Verdict::SetAside, reason) => {
-                run.outcome.set_aside(failed.lane, failed.event, version.digest.clone(), reason, attempts, None);
+                let digest = version.digest.clone();
+                let letter = DeadLetter::new(failed.lane, failed.event, digest, reason, attempts, None);
+                run.outcome.dead_letters.push(letter);
                 run.outcome.handled += 1;
                 run.skipped = true;
             }
