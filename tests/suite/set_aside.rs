@@ -299,6 +299,28 @@ async fn a_lane_over_its_tenants_budget_blocks_and_loses_nothing() {
     host.stop().await;
 }
 
+/// Between the events that wait lie versions that the processor does not handle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_discards_one_handled_event_at_a_time() {
+    let database = database().await;
+    let folder = folder(PARK);
+    database.append("a", "bad", &[trap(), good(), good(), good()]).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_counts(&database, Counts { waiting: 4, ..Counts::default() }).await;
+    host.stop().await;
+    let session = database.db.connect("test").await.unwrap();
+    let changes = "update sandmill.events set type = 'Other' where version = 2;
+                   update sandmill.processors set event_types = '{Scripted}';
+                   update sandmill.parked_streams set events = 3";
+    session.batch_execute(changes).await.unwrap();
+    for expected in [(2, 4), (4, 4)] {
+        succeed(&database, &["parked", "discard", "scripted", "--tenant", "a", "bad"]).await;
+        let parked = parked(&database).await;
+        assert_eq!((parked[0].1, parked[0].2), expected);
+    }
+    assert_eq!(counts(&database).await, Counts { discarded: 2, waiting: 1, ..Counts::default() });
+}
+
 /// The numbers of an earlier host count, and a processor that sheds does not pass events that wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_host_knows_what_was_set_aside() {
