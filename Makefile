@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo uses all cores by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests bindings
+.PHONY: help setup demo test test-fast test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-failing bench-blocked bench-swaps soak plugins plugins-js plugins-py drivers guests bindings
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -101,6 +101,10 @@ bench-density: setup-cc setup-postgres plugins ## measures the same events in on
 bench-blocked: setup-cc setup-postgres guests ## measures the cost of sixty thousand blocked lanes of one tenant; two minutes
 	@$(release)
 	@$(bench) blocked --plugins target/plugins --json target/blocked.json
+
+bench-failing: setup-cc setup-postgres guests ## measures ninety tenants beside ten that fail, each in its own way; three minutes
+	@$(release)
+	@$(bench) failing --plugins target/plugins --json target/failing.json
 
 bench-swaps: setup-cc setup-postgres guests ## measures hot swaps of a plugin under load; five minutes
 	@$(release)

@@ -28,6 +28,7 @@ use sandmill::{
 use sandmill_client::{Append, NewEvent};
 
 use crate::{
+    BEGIN,
     follower::{Follower, assert_each_once, assert_streams_in_order, ids},
     random::Random,
 };
@@ -99,7 +100,7 @@ pub async fn progress_moves_in_a_store_without_events(layout: &impl Layout) {
     assert!(follower.progress().is_boundary());
     // Progress passes a commit without events, and an append that was rolled back.
     execute(&writer, "begin; select pg_current_xact_id(); commit").await;
-    execute(&writer, "begin").await;
+    execute(&writer, BEGIN).await;
     append(layout, &writer, "a", 1).await;
     execute(&writer, "rollback").await;
     let head = follower.head().await;
@@ -155,7 +156,7 @@ pub async fn a_transaction_that_is_open_across_pages_is_read_once(layout: &impl 
             true => Follower::from_the_beginning(layout.source()).await,
             false => Follower::from_now(layout.source()).await,
         };
-        execute(&slow, "begin").await;
+        execute(&slow, BEGIN).await;
         let mut late = append(layout, &slow, "slow", 2).await;
         let mut expected = if from_the_beginning { Vec::new() } else { append(layout, &quick, "quick", 1).await };
         expected.extend(append(layout, &quick, "quick", 5).await);
@@ -177,7 +178,7 @@ pub async fn a_transaction_that_is_open_across_pages_is_read_once(layout: &impl 
 pub async fn events_that_were_rolled_back_are_never_read(layout: &impl Layout) {
     let (writer, other) = (session(layout).await, session(layout).await);
     let mut follower = Follower::from_now(layout.source()).await;
-    execute(&writer, "begin").await;
+    execute(&writer, BEGIN).await;
     append(layout, &writer, "a", 2).await;
     execute(&writer, "rollback; begin").await;
     let mut expected = append(layout, &writer, "a", 1).await;
@@ -218,14 +219,14 @@ pub async fn a_prepared_transaction_is_read_after_its_commit(layout: &impl Layou
     // The name must be unique on the server, which other tests use too.
     let name: String = writer.query_one("select current_database() || ' prepared'", &[]).await.expect("a name").get(0);
     let mut follower = Follower::from_the_beginning(layout.source()).await;
-    execute(&writer, "begin").await;
+    execute(&writer, BEGIN).await;
     let prepared = append(layout, &writer, "a", 2).await;
     execute(&writer, &format!("prepare transaction '{name}'")).await;
     let others = append(layout, &writer, "b", 2).await;
     assert_eq!(ids(&follower.rest(1).await), others);
     execute(&writer, &format!("commit prepared '{name}'")).await;
     assert_eq!(ids(&follower.rest(1).await), prepared);
-    execute(&writer, "begin").await;
+    execute(&writer, BEGIN).await;
     append(layout, &writer, "a", 1).await;
     execute(&writer, &format!("prepare transaction '{name}'")).await;
     execute(&writer, &format!("rollback prepared '{name}'")).await;
@@ -238,7 +239,7 @@ pub async fn an_older_transactions_commit_changes_the_head(layout: &impl Layout)
     let mut follower = Follower::from_the_beginning(layout.source()).await;
     // Other tests move the bounds too; repeat until they have not moved in a round.
     for _ in 0..1_000 {
-        execute(&older, "begin").await;
+        execute(&older, BEGIN).await;
         append(layout, &older, "a", 1).await;
         append(layout, &younger, "b", 1).await;
         let before = follower.head().await;
@@ -256,7 +257,7 @@ pub async fn an_older_transactions_commit_changes_the_head(layout: &impl Layout)
 /// A transaction holds an xid from before the first append, like a backup or a forgotten session.
 pub async fn an_open_transaction_delays_no_other_events(layout: &impl Layout) {
     let (unrelated, writer) = (session(layout).await, session(layout).await);
-    execute(&unrelated, "begin; select pg_current_xact_id(); set local idle_in_transaction_session_timeout = 0").await;
+    execute(&unrelated, &format!("{BEGIN}; select pg_current_xact_id()")).await;
     let mut follower = Follower::from_the_beginning(layout.source()).await;
     for round in 0..5 {
         let expected = append(layout, &writer, "a", 1 + round).await;
@@ -297,7 +298,7 @@ pub async fn events_that_commit_during_a_read_come_with_the_next(layout: &impl L
 pub async fn a_large_difference_begins_at_its_lowest_event(layout: &impl Layout) {
     let (slow, quick) = (session(layout).await, session(layout).await);
     let mut follower = Follower::from_now(layout.source()).await;
-    execute(&slow, "begin").await;
+    execute(&slow, BEGIN).await;
     let late = append(layout, &slow, "slow", 2).await;
     let handled = append(layout, &quick, "quick", 9).await;
     assert_eq!(ids(&follower.rest(100).await), handled);
@@ -360,7 +361,7 @@ pub async fn a_tenants_events_in_a_difference_are_exactly_its_own(layout: &impl 
         match random.below(10) {
             0..5 => {
                 if !*open {
-                    execute(session, "begin").await;
+                    execute(session, BEGIN).await;
                     *open = true;
                 }
                 // Each writer has its own streams, so none waits for another.

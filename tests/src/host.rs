@@ -24,9 +24,9 @@ use crate::Database;
 /// The longest wait of a test for an event that must happen: many times what it takes on a busy
 /// machine.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Generous time limits of calls, for tests that are not about them. The host's defaults assume a
-/// machine with free cores, which a test may not have.
-const UNHURRIED: [&str; 2] = ["limits.cpu-ms=10000", "limits.wall-ms=120000"];
+/// Generous time limits of calls and a long trial of new versions, for tests that are not about
+/// them. The host's defaults assume a machine with free cores, which a test may not have.
+const UNHURRIED: [&str; 3] = ["limits.cpu-ms=10000", "limits.wall-ms=120000", "rollout.trial-seconds=3600"];
 
 /// Polls until there is an answer.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {

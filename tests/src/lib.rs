@@ -27,6 +27,10 @@ use sandmill::db::{
 };
 use tokio::sync::OnceCell;
 
+/// Begins a transaction that may be idle for any time. Otherwise a session of [`Db`] ends after ten
+/// seconds in which its transaction is idle, and releases its locks.
+pub const BEGIN: &str = "begin; set local idle_in_transaction_session_timeout = 0";
+
 /// The migrated database that is the template of all others.
 const TEMPLATE: &str = "migrated";
 

@@ -99,7 +99,7 @@ impl Writers {
 async fn connect(db: &Db) -> anyhow::Result<Session> {
     let session = db.connect("writer").await?;
     // On a busy machine, the transactions of other writers may hold a stream for long.
-    session.batch_execute("set lock_timeout = 0").await?;
+    session.batch_execute("set lock_timeout = 0; set idle_in_transaction_session_timeout = 0").await?;
     Ok(session)
 }
 

@@ -21,7 +21,7 @@ use sandmill::{
 };
 use sandmill_client::{Append, NewEvent, append};
 use sandmill_tests::{
-    Database, database,
+    BEGIN, Database, database,
     follower::{Follower, assert_each_once, assert_streams_in_order, ids},
     host::{catch_up, plugins, sandmill, stderr, stdout},
     ledger::{assert_plane_log, assert_scripted_log},
@@ -89,7 +89,7 @@ impl Store {
         let mut places = BTreeMap::from([("at-the-beginning".to_string(), nothing.clone())]);
         append_to(&writer, "acme", "a", 5).await;
         append_to(&writer, "globex", "a", 5).await;
-        slow.batch_execute("begin").await.unwrap();
+        slow.batch_execute(BEGIN).await.unwrap();
         append_to(&slow, "acme", "slow", 2).await;
         append_to(&slow, "globex", "slow", 2).await;
         append_to(&writer, "acme", "b", 3).await;
@@ -100,7 +100,7 @@ impl Store {
         places.insert("beside-an-open-transaction".into(), follower.progress());
         append_to(&writer, "globex", "b", 4).await;
         append_to(&writer, "acme", "a", 4).await;
-        slow.batch_execute("commit; begin").await.unwrap();
+        slow.batch_execute(&format!("commit; {BEGIN}")).await.unwrap();
         append_to(&slow, "acme", "never", 1).await;
         follower.page(6).await;
         assert!(!follower.progress().is_boundary());
@@ -192,7 +192,7 @@ async fn every_progress_survives(old: u32, new: u32) {
 
     // A transaction that begins before the re-anchoring and appends after it.
     let unrelated = db.connect("test").await.unwrap();
-    unrelated.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    unrelated.batch_execute(&format!("{BEGIN}; select pg_current_xact_id()")).await.unwrap();
     let done = reanchor(&mut session, None, "ann").await.unwrap();
     assert_eq!((done.events, done.checkpoints), (32, 4));
     check(&session).await.unwrap();

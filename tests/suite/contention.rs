@@ -7,7 +7,7 @@ use sandmill::{
     source::native::Native,
 };
 use sandmill_tests::{
-    database,
+    BEGIN, database,
     follower::{Follower, assert_each_once, assert_streams_in_order},
     host::Host,
     ledger::{EVERY_EVENT, assert_plane_log, assert_scripted_log, until_folded},
@@ -20,8 +20,7 @@ const WRITERS: usize = 8;
 /// Opens a transaction that stays open.
 async fn hold_an_xid(db: &Db) -> Session {
     let session = db.connect("forgotten").await.unwrap();
-    let sql = "set idle_in_transaction_session_timeout = 0; begin; select pg_current_xact_id()";
-    session.batch_execute(sql).await.unwrap();
+    session.batch_execute(&format!("{BEGIN}; select pg_current_xact_id()")).await.unwrap();
     session
 }
 

@@ -7,7 +7,7 @@ use sandmill::{
     processor::status::LaneBehind,
 };
 use sandmill_tests::{
-    Database, database,
+    BEGIN, Database, database,
     host::{GOOD, Host, TRAPPING, eventually, place, plugins, sandmill, stderr, stdout, version},
     ledger::{EVERY_EVENT, assert_scripted_log},
     native::{Folding, NativeHost},
@@ -253,7 +253,7 @@ async fn a_database_that_answers_late_sets_nothing_aside_and_stops_no_lane() {
     database.scripted_settles(&[]).await;
     let session = database.db.connect("test").await.unwrap();
     let table = database.table("scripted_log").await;
-    session.batch_execute(&format!("begin; lock table {table}")).await.unwrap();
+    session.batch_execute(&format!("{BEGIN}; lock table {table}")).await.unwrap();
     for tenant in ["a", "b", "c"] {
         database.append(tenant, "t", &[json!({}), json!({})]).await;
     }

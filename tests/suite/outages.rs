@@ -13,7 +13,7 @@ use sandmill::db::{
     migrate,
 };
 use sandmill_tests::{
-    Database, database,
+    BEGIN, Database, database,
     host::{Host, eventually},
     ledger::{EVERY_EVENT, assert_log, assert_scripted_log, until_counted},
     native::{Folding, NativeHost},
@@ -119,7 +119,7 @@ async fn cancelled_statements_only_delay_the_host() {
         // This locks rows in a different order from commits, so PostgreSQL may abort it for a
         // deadlock.
         eventually("the locks are held", async || {
-            let held = session.batch_execute(&format!("begin; {}", holds[round % holds.len()])).await;
+            let held = session.batch_execute(&format!("{BEGIN}; {}", holds[round % holds.len()])).await;
             if held.is_err() {
                 session.batch_execute("rollback").await.unwrap();
             }
@@ -299,7 +299,7 @@ async fn work_under_way_when_a_lanes_commit_is_rejected_is_dropped() {
     let session = connect(&database.db).await;
     let table = database.table(COLLECTIONS[0]).await;
     let reject = format!("alter table {table} add constraint picky check (_id <> 'narrow')");
-    let no_writing = format!("begin; lock table {table} in exclusive mode");
+    let no_writing = format!("{BEGIN}; lock table {table} in exclusive mode");
     for sql in [reject, no_writing] {
         session.batch_execute(&sql).await.unwrap();
     }

@@ -10,7 +10,7 @@ use sandmill::db::{
     embedded::{Embedded, Options},
 };
 use sandmill_tests::{
-    Database, database, empty_database,
+    BEGIN, Database, database, empty_database,
     host::{eventually, sandmill, stderr, stdout},
     native::{Folding, NativeHost},
 };
@@ -122,7 +122,7 @@ async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues
     until_all_counted(&session, 2, 1).await;
     let holder = database.db.connect("holder").await.unwrap();
     let table = database.table("p0_log").await;
-    holder.batch_execute(&format!("begin; lock table {table} in exclusive mode")).await.unwrap();
+    holder.batch_execute(&format!("{BEGIN}; lock table {table} in exclusive mode")).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     // So there is always something to commit.
     let events = tokio::spawn({

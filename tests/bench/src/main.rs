@@ -12,6 +12,7 @@ mod carts;
 mod density;
 mod detach;
 mod documents;
+mod failing;
 mod flights;
 mod floor;
 mod folding;
@@ -98,6 +99,8 @@ enum Part {
     Soak,
     /// The cost of very many blocked lanes
     Blocked,
+    /// Ninety tenants beside ten that fail, each in its own way
+    Failing,
     /// Swaps of plugin versions under load
     Swaps,
     /// The start of a host with a hundred plugins
@@ -170,6 +173,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Blocked) {
         blocked::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Failing) {
+        failing::measure(&world, &mut report).await?;
     }
     if wanted(Part::Soak) {
         soak::measure(&world, Duration::from_secs(60 * arguments.minutes), &svg, &mut report).await?;

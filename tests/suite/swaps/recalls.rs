@@ -1,7 +1,7 @@
 // Recalls of former versions: how many run at once, and what happens if one fails.
 
 use sandmill::db::Session;
-use sandmill_tests::handmade::listing;
+use sandmill_tests::{BEGIN, handmade::listing};
 
 use super::{retained::until_retained, *};
 
@@ -15,8 +15,8 @@ async fn recalls(database: &Database) -> i64 {
 /// A session that blocks all reads of stored components until it commits.
 async fn components_locked(database: &Database) -> Session {
     let session = database.db.connect("test").await.unwrap();
-    let lock = "begin; set local idle_in_transaction_session_timeout = 0; lock table sandmill.components";
-    session.batch_execute(lock).await.unwrap();
+    let lock = format!("{BEGIN}; lock table sandmill.components");
+    session.batch_execute(&lock).await.unwrap();
     session
 }
 
