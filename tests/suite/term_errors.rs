@@ -147,6 +147,8 @@ async fn a_processor_whose_terms_cannot_begin_does_not_count_as_running_once_it_
          and datname = current_database()",
     )
     .await;
+    // The loss is noticed at the next commit.
+    database.append("acme", "s", &[json!({})]).await;
     let session = database.db.connect("test").await.unwrap();
     let is_true = async |sql: &str| session.query_one(sql, &[]).await.ok()?.get::<_, bool>(0).then_some(());
     let failed = "select exists (select from sandmill.processors where term_error like '%lane_checkpoints%')";

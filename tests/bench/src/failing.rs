@@ -1,6 +1,6 @@
-//! Failing tenants and their neighbours: a hundred tenants with equal backlogs, of which none or ten
-//! fail. Each of the ten fails in a way of its own, in every tenth of its events. What is measured
-//! is how long the other ninety take for their backlogs.
+//! Failing tenants and their neighbours: a hundred tenants with equal backlogs, of which none or
+//! ten fail. Each of the ten fails in a way of its own, in every tenth of its events. What is
+//! measured is how long the other ninety take for their backlogs.
 //!
 //! The lanes of the ten stop, or their events become dead letters. In a fourth case the ten have no
 //! events at all, so that the cost of failures can be told from that of sharing the machine.
