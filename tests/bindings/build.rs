@@ -17,7 +17,7 @@ struct Bindings {
     module: &'static str,
     /// The macro that exports the world's functions from a plugin's crate.
     export_macro: &'static str,
-    /// Interfaces whose bindings are those of the other world.
+    /// Interfaces whose bindings are those of the first world.
     shared: &'static [&'static str],
 }
 
@@ -32,6 +32,12 @@ const BINDINGS: &[Bindings] = &[
         world: "projector-plugin",
         module: "::sandmill_guest::bindings::plain",
         export_macro: "export_plain_projector_plugin",
+        shared: &["types", "logging", "settings"],
+    },
+    Bindings {
+        world: "reactor-plugin",
+        module: "::sandmill_guest::bindings::reactor",
+        export_macro: "export_reactor_plugin",
         shared: &["types", "logging", "settings"],
     },
 ];

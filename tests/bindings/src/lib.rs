@@ -23,6 +23,10 @@ pub const BINDINGS: &[Bindings] = &[
         file: "guest-sdk/rust/src/bindings/projector_plugin_packed.rs",
         code: include_str!(concat!(env!("OUT_DIR"), "/projector-plugin-packed.rs")),
     },
+    Bindings {
+        file: "guest-sdk/rust/src/bindings/reactor_plugin.rs",
+        code: include_str!(concat!(env!("OUT_DIR"), "/reactor-plugin.rs")),
+    },
 ];
 
 impl Bindings {
