@@ -135,7 +135,16 @@ pub enum UnknownTypes {
 }
 
 impl UnknownTypes {
-    fn meet(self, event: Event<'_>) -> Result<(), Failure> {
+    /// Restricts a descriptor to the types of an enum, unless events of other types matter too.
+    pub(crate) fn restrict<'de, E: Deserialize<'de>>(self, descriptor: Descriptor) -> Descriptor {
+        match self {
+            UnknownTypes::Ignore => descriptor.or_event_types_of::<E>(),
+            UnknownTypes::Skip | UnknownTypes::Stop => descriptor,
+        }
+    }
+
+    /// The outcome of an event whose type the plugin does not know.
+    pub(crate) fn meet(self, event: Event<'_>) -> Result<(), Failure> {
         let message =
             || format!("the plugin does not handle events of the type {}; add a variant for it", event.event_type());
         match self {
@@ -148,11 +157,7 @@ impl UnknownTypes {
 
 impl<D: Document> Projector for D {
     fn describe() -> Descriptor {
-        let descriptor = D::descriptor().or_collection(D::COLLECTION);
-        match D::UNKNOWN_TYPES {
-            UnknownTypes::Ignore => descriptor.or_event_types_of::<D::Event<'_>>(),
-            UnknownTypes::Skip | UnknownTypes::Stop => descriptor,
-        }
+        D::UNKNOWN_TYPES.restrict::<D::Event<'_>>(D::descriptor().or_collection(D::COLLECTION))
     }
 
     fn project(batch: &Batch) -> Result<Projection, Halt> {

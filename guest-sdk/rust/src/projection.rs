@@ -10,7 +10,9 @@ use serde::Serialize;
 use crate::{
     Event, Failure, Halt, Skip,
     bindings::sandmill::processor::packed_types::{self as packed, Text},
-    documents, raw,
+    documents,
+    failure::Failures,
+    raw,
     texts::{Texts, text},
 };
 
@@ -21,14 +23,18 @@ pub struct Projection {
     changes: Vec<packed::Change>,
     /// The collection of the last change. Most answers are about one collection.
     collection: Option<Text>,
-    skipped: Vec<raw::SkippedEvent>,
-    halted: Option<raw::Halt>,
+    failures: Failures,
 }
 
 impl Projection {
     /// A projection without effects: every event is acknowledged.
     pub fn new() -> Self {
         Projection::default()
+    }
+
+    /// A projection of events of which some have failed already.
+    pub(crate) fn with_failures(failures: Failures) -> Self {
+        Projection { failures, ..Projection::default() }
     }
 
     /// Creates or replaces a document. `document` must become a JSON object without the keys `_id`
@@ -69,17 +75,13 @@ impl Projection {
     /// Sets an event aside as a dead letter. The lane continues. The event must have no effects.
     /// Events may be skipped in any order; the first reason for an event counts.
     pub fn skip(&mut self, event: Event<'_>, skip: Skip) {
-        let skipped = &mut self.skipped;
-        if let Err(place) = skipped.binary_search_by_key(&event.index(), |other| other.index) {
-            let Skip { code, message } = skip;
-            skipped.insert(place, raw::SkippedEvent { index: event.index(), code, message });
-        }
+        self.failures.skip(event.index(), skip);
     }
 
     /// Stops the lane before `event`. Effects of earlier events are kept. `event` and later ones
     /// must have no effects.
     pub fn halt(&mut self, event: Event<'_>, halt: Halt) {
-        self.halt_at(event.index(), halt);
+        self.failures.halt(event.index(), halt);
     }
 
     /// Skips the event or stops before it, as the failure demands. Returns whether to continue with
@@ -101,36 +103,21 @@ impl Projection {
     /// }
     /// ```
     pub fn fail(&mut self, event: Event<'_>, failure: Failure) -> ControlFlow<()> {
-        match failure {
-            Failure::Skip(skip) => {
-                self.skip(event, skip);
-                ControlFlow::Continue(())
-            }
-            Failure::Halt(halt) => {
-                self.halt(event, halt);
-                ControlFlow::Break(())
-            }
-        }
+        self.failures.fail(event.index(), failure)
     }
 
     /// The projection of a batch that stopped before its first event.
     pub(crate) fn halted_at_once(halt: Halt) -> Self {
         let mut projection = Projection::new();
-        projection.halt_at(0, halt);
+        projection.failures.halt(0, halt);
         projection
-    }
-
-    fn halt_at(&mut self, index: u32, halt: Halt) {
-        let Halt { action, code, message } = halt;
-        self.skipped.retain(|skipped| skipped.index < index);
-        self.halted = Some(raw::Halt { index, action, code, message });
     }
 }
 
 impl From<raw::Projection> for Projection {
     fn from(raw: raw::Projection) -> Self {
         let raw::Projection { changes, skipped, halted } = raw;
-        let mut projection = Projection { skipped, halted, ..Projection::default() };
+        let mut projection = Projection::with_failures(Failures { skipped, halted });
         for change in changes {
             match change {
                 raw::Change::Put(document) => projection.put_text(&document.collection, &document.id, &document.data),
@@ -159,7 +146,7 @@ impl From<Projection> for raw::Projection {
 
 impl From<Projection> for packed::Projection {
     fn from(projection: Projection) -> Self {
-        let Projection { texts, changes, skipped, halted, .. } = projection;
+        let Projection { texts, changes, failures: Failures { skipped, halted }, .. } = projection;
         packed::Projection { texts: texts.into_string(), changes, skipped, halted }
     }
 }

@@ -1,5 +1,5 @@
-//! Multi-document projections: each event reads and writes any number of documents through a
-//! [`View`].
+//! Events that change several documents: each event reads and writes any number of documents
+//! through a [`View`].
 //!
 //! A batch is handled in three steps: parse each event's data, read the documents that the events
 //! need (once per collection), handle the events in order. An event sees what earlier events wrote,
@@ -10,7 +10,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Batch, Event, Failure, Halt, Projection, documents};
+use crate::{Batch, Event, Failure, Halt, Projection, documents, failure::Failures};
 
 /// Most documents in one read: half of what a host allows by default (`limits.reads`).
 const READ_AT_ONCE: usize = 10_000;
@@ -64,32 +64,37 @@ const READ_AT_ONCE: usize = 10_000;
 /// );
 /// ```
 pub fn view<'b, E: Deserialize<'b>>(batch: &'b Batch) -> ReadAhead<'b, E> {
-    let mut projection = Projection::new();
-    let mut events = Vec::with_capacity(batch.len());
-    for recorded in batch.events() {
-        match recorded.typed() {
-            Ok(Some(event)) => events.push((recorded, event)),
-            Ok(None) => {}
-            Err(failure) => {
-                if projection.fail(recorded, failure).is_break() {
-                    break;
-                }
-            }
-        }
-    }
-    ReadAhead { projection, events, view: View::default() }
+    ReadAhead::parse(batch, |recorded| recorded.typed())
 }
 
 /// A parsed batch whose documents are yet to be read, made by [`view()`].
 #[derive(Debug)]
 #[must_use = "handle the events: `.handle(…)`"]
 pub struct ReadAhead<'b, E> {
-    projection: Projection,
+    failures: Failures,
     events: Vec<(Event<'b>, E)>,
     view: View,
 }
 
 impl<'b, E> ReadAhead<'b, E> {
+    /// Parses the events of a batch. Events that `parse` returns as `None` are ignored.
+    pub(crate) fn parse(batch: &'b Batch, mut parse: impl FnMut(Event<'b>) -> Result<Option<E>, Failure>) -> Self {
+        let mut failures = Failures::default();
+        let mut events = Vec::with_capacity(batch.len());
+        for recorded in batch.events() {
+            match parse(recorded) {
+                Ok(Some(event)) => events.push((recorded, event)),
+                Ok(None) => {}
+                Err(failure) => {
+                    if failures.fail(recorded.index(), failure).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        ReadAhead { failures, events, view: View::default() }
+    }
+
     /// Reads the documents of a collection that the events need, all at once. `ids` returns the ids
     /// that one event needs. Its view has the documents as they were before the batch. So documents
     /// of a collection that was read earlier can name documents of this one.
@@ -103,27 +108,29 @@ impl<'b, E> ReadAhead<'b, E> {
         mut ids: impl FnMut(&E, Event<'b>, &View) -> Result<I, Failure>,
     ) -> Self {
         let named = self.events.iter().filter_map(|(recorded, event)| ids(event, *recorded, &self.view).ok());
-        let named = named.flatten().map(Into::into).filter(|id: &String| is_id(id)).collect();
-        self.view.read(collection, named);
+        let named = named.flatten().map(Into::into).collect();
+        self.view.read_ahead(collection, named);
         self
     }
 
     /// Handles the events in order and returns the changed documents. The writes of a failing event
     /// are dropped.
     pub fn handle(self, mut handle: impl FnMut(&mut View, E, Event<'b>) -> Result<(), Failure>) -> Projection {
-        let ReadAhead { mut projection, events, mut view } = self;
+        let ReadAhead { mut failures, events, mut view } = self;
         for (recorded, event) in events {
-            match handle(&mut view, event, recorded) {
-                Ok(()) => view.undo.clear(),
-                Err(failure) => {
-                    view.roll_back();
-                    if projection.fail(recorded, failure).is_break() {
-                        break;
-                    }
+            view.begin_event();
+            if let Err(failure) = handle(&mut view, event, recorded) {
+                view.roll_back();
+                if failures.fail(recorded.index(), failure).is_break() {
+                    break;
                 }
             }
         }
-        view.write(&mut projection);
+        let mut projection = Projection::with_failures(failures);
+        view.for_each_change(|collection, id, text| match text {
+            Some(text) => projection.put_text(collection, &id, &text),
+            None => projection.remove(collection, id),
+        });
         projection
     }
 }
@@ -189,6 +196,12 @@ impl View {
         self.collections.borrow().get(collection).is_some_and(|entries| entries.contains_key(id))
     }
 
+    /// Reads documents that events will need. Invalid ids are left to the events that name them.
+    fn read_ahead(&self, collection: &str, mut ids: Vec<String>) {
+        ids.retain(|id| is_id(id));
+        self.read(collection, ids);
+    }
+
     /// Reads the documents that are not known yet.
     fn read(&self, collection: &str, mut ids: Vec<String>) {
         ids.retain(|id| !self.knows(collection, id));
@@ -216,8 +229,13 @@ impl View {
         self.undo.push((collection.to_owned(), id, former));
     }
 
+    /// Keeps the writes so far. From here on, [`View::roll_back`] drops those of the next event.
+    pub(crate) fn begin_event(&mut self) {
+        self.undo.clear();
+    }
+
     /// Drops the writes of the current event.
-    fn roll_back(&mut self) {
+    pub(crate) fn roll_back(&mut self) {
         let collections = self.collections.get_mut();
         while let Some((collection, id, former)) = self.undo.pop() {
             let Some(entries) = collections.get_mut(&collection) else { continue };
@@ -228,13 +246,13 @@ impl View {
         }
     }
 
-    fn write(self, projection: &mut Projection) {
+    /// Passes each changed document to `change`, in the order of collections and ids: its
+    /// collection, id and text, `None` if it was removed.
+    pub(crate) fn for_each_change(self, mut change: impl FnMut(&str, String, Option<String>)) {
         for (collection, entries) in self.collections.into_inner() {
             for (id, Entry { text, absent, changed }) in entries {
-                match text {
-                    Some(text) if changed => projection.put_text(&collection, &id, &text),
-                    None if changed && !absent => projection.remove(&collection, id),
-                    _ => {}
+                if changed && (text.is_some() || !absent) {
+                    change(&collection, id, text);
                 }
             }
         }
