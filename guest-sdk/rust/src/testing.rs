@@ -20,6 +20,8 @@
 
 mod diff;
 mod given;
+mod outcome;
+mod scenario;
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 
@@ -36,7 +38,7 @@ pub struct Lane<P> {
     store: Store,
     versions: BTreeMap<String, u64>,
     position: u64,
-    projector: PhantomData<P>,
+    plugin: PhantomData<P>,
 }
 
 /// An event for a test, made by [`event`].
@@ -89,7 +91,7 @@ impl NewEvent {
     }
 }
 
-impl<P: Projector> Lane<P> {
+impl<P> Lane<P> {
     /// A lane without documents.
     pub fn new(tenant: impl Into<String>) -> Self {
         Lane {
@@ -97,7 +99,7 @@ impl<P: Projector> Lane<P> {
             store: Store::default(),
             versions: BTreeMap::new(),
             position: 0,
-            projector: PhantomData,
+            plugin: PhantomData,
         }
     }
 
@@ -111,30 +113,6 @@ impl<P: Projector> Lane<P> {
         self.store.documents.insert((collection.into(), id.into()), text.into());
     }
 
-    /// Appends the events, runs the projector on them as one batch at its first attempt, applies
-    /// the changes, and returns the answer. A panic of the projector fails the test.
-    pub fn handle(&mut self, events: impl IntoIterator<Item = NewEvent>) -> raw::Projection {
-        let events = events.into_iter().map(|event| self.append(event)).collect();
-        self.hand_over(events)
-    }
-
-    fn hand_over(&mut self, events: Vec<raw::Event>) -> raw::Projection {
-        let (tenant, partition_key) = (self.tenant.clone(), self.tenant.clone());
-        let batch = Batch::from(raw::Batch { tenant, partition_key, attempt: 1, replaying: false, events });
-        STORE.replace(std::mem::take(&mut self.store));
-        let answer: raw::Projection = P::project(&batch).unwrap_or_else(Projection::halted_at_once).into();
-        self.store = STORE.take();
-        for change in &answer.changes {
-            match change {
-                raw::Change::Put(document) => self.store(&document.collection, &document.id, &document.data),
-                raw::Change::Remove(key) => {
-                    self.store.documents.remove(&(key.collection.clone(), key.id.clone()));
-                }
-            }
-        }
-        answer
-    }
-
     /// A document's JSON text. `None` if it does not exist.
     pub fn text(&self, collection: &str, id: &str) -> Option<&str> {
         self.store.documents.get(&(collection.to_owned(), id.to_owned())).map(String::as_str)
@@ -144,6 +122,10 @@ impl<P: Projector> Lane<P> {
     pub fn texts(&self, collection: &str) -> Vec<(&str, &str)> {
         let all = self.store.documents.iter().filter(|((of, _), _)| of == collection);
         all.map(|((_, id), text)| (id.as_str(), text.as_str())).collect()
+    }
+
+    fn append_all(&mut self, events: impl IntoIterator<Item = NewEvent>) -> Vec<raw::Event> {
+        events.into_iter().map(|event| self.append(event)).collect()
     }
 
     fn append(&mut self, event: NewEvent) -> raw::Event {
@@ -161,6 +143,43 @@ impl<P: Projector> Lane<P> {
             data,
             metadata,
         }
+    }
+
+    /// Passes a batch to the plugin, which reads this lane's documents and settings.
+    fn call<T>(&mut self, attempt: u32, events: Vec<raw::Event>, plugin: impl FnOnce(&Batch) -> T) -> T {
+        let (tenant, partition_key) = (self.tenant.clone(), self.tenant.clone());
+        let batch = Batch::from(raw::Batch { tenant, partition_key, attempt, replaying: false, events });
+        STORE.replace(std::mem::take(&mut self.store));
+        let answer = plugin(&batch);
+        self.store = STORE.take();
+        answer
+    }
+
+    fn apply(&mut self, changes: &[raw::Change]) {
+        for change in changes {
+            match change {
+                raw::Change::Put(document) => self.store(&document.collection, &document.id, &document.data),
+                raw::Change::Remove(key) => {
+                    self.store.documents.remove(&(key.collection.clone(), key.id.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl<P: Projector> Lane<P> {
+    /// Appends the events, runs the projector on them as one batch at its first attempt, applies
+    /// the changes, and returns the answer. A panic of the projector fails the test.
+    pub fn handle(&mut self, events: impl IntoIterator<Item = NewEvent>) -> raw::Projection {
+        let events = self.append_all(events);
+        self.project(events)
+    }
+
+    fn project(&mut self, events: Vec<raw::Event>) -> raw::Projection {
+        let answer = self.call(1, events, |batch| P::project(batch).unwrap_or_else(Projection::halted_at_once));
+        let answer = raw::Projection::from(answer);
+        self.apply(&answer.changes);
+        answer
     }
 }
 

@@ -1,34 +1,17 @@
-//! Given-then tests: given these events, then these documents. The events are handled several
-//! times, in batches of different sizes, because the outcome must not depend on that. As with a
-//! host, types that the descriptor does not name are left out, and nothing is handled after a halt.
+//! Given-then tests of a projector: given these events, then these documents.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    marker::PhantomData,
-    panic::Location,
-};
+use std::marker::PhantomData;
 
-use serde_json::Value;
-
-use super::{Lane, NewEvent, diff};
-use crate::{Projector, raw};
-
-/// Batch sizes to test besides all events at once.
-const CUTS: [usize; 2] = [1, 2];
+use super::{NewEvent, outcome::Outcome, scenario::Scenario};
+use crate::Projector;
 
 /// A test with its events. Skipped events and a halt must be asserted too, or the test fails when
 /// this is dropped.
 #[derive(Debug)]
 pub struct Given<P: Projector> {
-    events: Vec<NewEvent>,
-    settings: Vec<(String, String)>,
-    documents: Vec<(String, String, String)>,
+    scenario: Scenario,
     /// Set by the first assertion.
     outcome: Option<Outcome>,
-    skips_asserted: bool,
-    halt_asserted: bool,
-    place: &'static Location<'static>,
     projector: PhantomData<P>,
 }
 
@@ -36,30 +19,21 @@ pub struct Given<P: Projector> {
 #[must_use = "assert the outcome: `.then(collection, documents)`"]
 #[track_caller]
 pub fn given<P: Projector>(events: impl IntoIterator<Item = NewEvent>) -> Given<P> {
-    Given {
-        events: events.into_iter().collect(),
-        settings: Vec::new(),
-        documents: Vec::new(),
-        outcome: None,
-        skips_asserted: false,
-        halt_asserted: false,
-        place: Location::caller(),
-        projector: PhantomData,
-    }
+    Given { scenario: Scenario::new(events), outcome: None, projector: PhantomData }
 }
 
 impl<P: Projector> Given<P> {
     /// Adds a setting.
     #[must_use = "assert the outcome: `.then(collection, documents)`"]
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.push((key.into(), value.into()));
+        self.scenario.settings.push((key.into(), value.into()));
         self
     }
 
     /// Adds a document that exists before the events, as JSON text or [`json!`](super::json).
     #[must_use = "assert the outcome: `.then(collection, documents)`"]
     pub fn document(mut self, collection: impl Into<String>, id: impl Into<String>, data: impl ToString) -> Self {
-        self.documents.push((collection.into(), id.into(), data.to_string()));
+        self.scenario.documents.push((collection.into(), id.into(), data.to_string()));
         self
     }
 
@@ -71,20 +45,7 @@ impl<P: Projector> Given<P> {
         collection: &str,
         documents: impl IntoIterator<Item = (I, J)>,
     ) -> Self {
-        let mut expected = BTreeMap::new();
-        for (id, data) in documents {
-            let id = id.into();
-            let value = parse(&id, &data.to_string());
-            expected.insert(id, value);
-        }
-        let outcome = self.outcome();
-        let none = BTreeMap::new();
-        let found = outcome.documents.get(collection).unwrap_or(&none);
-        let differences = diff::documents(&expected, found);
-        assert!(
-            differences.is_empty(),
-            "the documents of {collection} are not the expected ones:\n{differences}{outcome}"
-        );
+        self.outcome().assert_documents(collection, documents);
         self
     }
 
@@ -98,11 +59,8 @@ impl<P: Projector> Given<P> {
     /// from 0, and the code.
     #[track_caller]
     pub fn then_skipped<'a>(mut self, skipped: impl IntoIterator<Item = (usize, &'a str)>) -> Self {
-        self.skips_asserted = true;
-        let expected: Vec<(usize, &str)> = skipped.into_iter().collect();
-        let outcome = self.outcome();
-        let found: Vec<(usize, &str)> = outcome.skipped.iter().map(Failed::place_and_code).collect();
-        assert_eq!(expected, found, "the skipped events are not the expected ones (left).\n{outcome}");
+        self.scenario.skips_asserted = true;
+        self.outcome().assert_skipped(skipped);
         self
     }
 
@@ -110,27 +68,16 @@ impl<P: Projector> Given<P> {
     /// from 0, and the code.
     #[track_caller]
     pub fn then_halted(mut self, place: usize, code: &str) -> Self {
-        self.halt_asserted = true;
-        let outcome = self.outcome();
-        let found = outcome.halted.as_ref().map(Failed::place_and_code);
-        assert_eq!(Some((place, code)), found, "the lane did not stop as expected (left).\n{outcome}");
+        self.scenario.halt_asserted = true;
+        self.outcome().assert_halted(place, code);
         self
     }
 
     #[track_caller]
     fn outcome(&mut self) -> &Outcome {
         if self.outcome.is_none() {
-            let whole = self.run(self.events.len().max(1));
-            for size in CUTS {
-                let cut = self.run(size);
-                let differences = whole.differences(&cut);
-                assert!(
-                    differences.is_empty(),
-                    "the outcome depends on the size of batches; expected is the outcome of all events at once, found that \
-                     of {size} at a time:\n{differences}"
-                );
-            }
-            self.outcome = Some(whole);
+            let outcome = self.scenario.run_in_cuts(|size| self.run(size), Outcome::differences);
+            self.outcome = Some(outcome);
         }
         self.outcome.get_or_insert_default()
     }
@@ -138,135 +85,27 @@ impl<P: Projector> Given<P> {
     /// Handles the events in batches of a size.
     #[track_caller]
     fn run(&self, size: usize) -> Outcome {
-        let descriptor: raw::Descriptor = P::describe().into();
-        let mut lane = Lane::<P>::new("acme");
-        self.settings.iter().for_each(|(key, value)| lane.set(key, value));
-        self.documents.iter().for_each(|(collection, id, text)| lane.store(collection, id, text));
-        let handled = |event: &raw::Event| match &descriptor.event_types {
-            Some(types) => types.contains(&event.event_type),
-            None => true,
-        };
-        let mut events: Vec<(usize, raw::Event)> = Vec::new();
-        for (place, event) in self.events.iter().enumerate() {
-            let event = lane.append(event.clone());
-            events.extend(handled(&event).then_some((place, event)));
-        }
-
-        let mut outcome = Outcome::default();
-        for batch in events.chunks(size) {
-            let answer = lane.hand_over(batch.iter().map(|(_, event)| event.clone()).collect());
-            let failed = |index: u32, code, message| {
-                let (place, event) = &batch[index as usize];
-                Failed { place: *place, event_type: event.event_type.clone(), code, message }
-            };
-            outcome.skipped.extend(answer.skipped.into_iter().map(|skip| failed(skip.index, skip.code, skip.message)));
-            outcome.halted = answer.halted.map(|halt| failed(halt.index, halt.code, halt.message));
-            if outcome.halted.is_some() {
-                break;
-            }
-        }
-        for ((collection, id), text) in &lane.store.documents {
-            assert!(
-                descriptor.collections.contains(collection),
-                "the document {id} was put into the collection {collection}, which the descriptor does not list; a host \
-                 would refuse that. Add `.collection({collection:?})` to the descriptor"
-            );
-            outcome.documents.entry(collection.clone()).or_default().insert(id.clone(), parse(id, text));
-        }
-        outcome
+        self.scenario.run::<P>(&P::describe().into(), size, |lane, events, _| {
+            let answer = lane.project(events);
+            (answer.skipped, answer.halted)
+        })
     }
 }
 
 impl<P: Projector> Drop for Given<P> {
     fn drop(&mut self) {
-        let Some(outcome) = &self.outcome else { return };
-        if std::thread::panicking() {
-            return;
+        if let Some(outcome) = &self.outcome {
+            self.scenario.assert_complete(outcome);
         }
-        let place = self.place;
-        assert!(
-            self.skips_asserted || outcome.skipped.is_empty(),
-            "{place}: events were skipped without an assertion. Add `.then_skipped(…)`, or correct the events.\n{outcome}"
-        );
-        assert!(
-            self.halt_asserted || outcome.halted.is_none(),
-            "{place}: the lane stopped without an assertion. Add `.then_halted(…)`, or correct the events.\n{outcome}"
-        );
-    }
-}
-
-/// The result of handling the events.
-#[derive(Debug, Default)]
-struct Outcome {
-    documents: BTreeMap<String, BTreeMap<String, Value>>,
-    skipped: Vec<Failed>,
-    halted: Option<Failed>,
-}
-
-#[derive(Debug)]
-struct Failed {
-    place: usize,
-    event_type: String,
-    code: String,
-    message: String,
-}
-
-impl Failed {
-    fn place_and_code(&self) -> (usize, &str) {
-        (self.place, &self.code)
-    }
-}
-
-impl Outcome {
-    fn differences(&self, other: &Outcome) -> String {
-        let mut differences = String::new();
-        let none = BTreeMap::new();
-        let of = |outcome: &Outcome, collection: &String| {
-            diff::documents(
-                self.documents.get(collection).unwrap_or(&none),
-                outcome.documents.get(collection).unwrap_or(&none),
-            )
-        };
-        let collections: BTreeSet<&String> = self.documents.keys().chain(other.documents.keys()).collect();
-        for collection in collections {
-            differences += &of(other, collection);
-        }
-        let failed = |outcome: &Outcome| {
-            let skipped: Vec<_> = outcome.skipped.iter().map(|failed| (failed.place, failed.code.clone())).collect();
-            (skipped, outcome.halted.as_ref().map(|failed| (failed.place, failed.code.clone())))
-        };
-        if failed(self) != failed(other) {
-            differences += &format!("  expected\n{self}  found\n{other}");
-        }
-        differences
-    }
-}
-
-/// The events that failed, one line each.
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verbs = self.skipped.iter().map(|failed| ("skipped", failed));
-        for (verb, Failed { place, event_type, code, message }) in
-            verbs.chain(self.halted.iter().map(|h| ("stopped before", h)))
-        {
-            writeln!(f, "  {verb} event {place}, {event_type}: {code}: {message}")?;
-        }
-        Ok(())
-    }
-}
-
-#[track_caller]
-#[allow(clippy::panic, reason = "this is how a test fails")]
-fn parse(id: &str, text: &str) -> Value {
-    match serde_json::from_str(text) {
-        Ok(value) => value,
-        Err(error) => panic!("the document {id} is not JSON: {error}: {text}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::{
+        collections::BTreeMap,
+        panic::{AssertUnwindSafe, catch_unwind},
+    };
 
     use super::*;
     use crate::{
@@ -347,18 +186,6 @@ mod tests {
         let message = failure(|| drop(given::<Sums>([added(2), added(4)]).setting("wrong", "true").then_empty("sums")));
         assert!(message.starts_with("the outcome depends on the size of batches"), "{message}");
         assert!(message.ends_with("1 at a time:\n  stream-1 /sum: expected 12, found 6\n"), "{message}");
-    }
-
-    #[test]
-    fn each_collections_differences_are_reported_once() {
-        let outcome = |number: u64| Outcome {
-            documents: ["a", "b"]
-                .map(|name| (name.into(), BTreeMap::from([("x".into(), json!({"n": number}))])))
-                .into(),
-            ..Outcome::default()
-        };
-        let differences = outcome(1).differences(&outcome(2));
-        assert_eq!(differences, "  x /n: expected 1, found 2\n".repeat(2));
     }
 
     #[test]
