@@ -1,4 +1,4 @@
-//! The input of a projector: a [`Batch`] of one lane, and its [`Event`]s. An event is a reference
+//! The input of a plugin: a [`Batch`] of one lane, and its [`Event`]s. An event is a reference
 //! and an index, so it is cheap to copy. What is parsed from its data may borrow from the batch.
 
 use serde::Deserialize;
@@ -90,8 +90,8 @@ impl<'b> Event<'b> {
         text(self.texts, range)
     }
 
-    /// The event's index in the batch, counted from 0. A [`Projection`](crate::Projection) refers
-    /// to events by it.
+    /// The event's index in the batch, counted from 0. A [`Projection`](crate::Projection) and a
+    /// [`Reaction`](crate::Reaction) refer to events by it.
     pub fn index(&self) -> u32 {
         self.index
     }

@@ -1,4 +1,4 @@
-//! The plugin's descriptor, with defaults for most projectors: every event type, all of history,
+//! The plugin's descriptor, with defaults for most plugins: every event type, all of history,
 //! one lane per tenant, read-model version 1, and batches of the host's size. The host checks names
 //! and refuses violations of the contract, so nothing is checked here.
 

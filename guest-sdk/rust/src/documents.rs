@@ -45,6 +45,13 @@ pub fn get_many_text(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
 pub(crate) struct Found(documents_packed::Found);
 
 impl Found {
+    /// The answer to a read in the plain form.
+    fn of(found: &[Option<String>]) -> Self {
+        let mut texts = Texts::with_capacity(found.iter().flatten().map(String::len).sum());
+        let documents = found.iter().map(|text| text.as_ref().map(|text| texts.push(text))).collect();
+        Found(documents_packed::Found { texts: texts.into_string(), documents })
+    }
+
     /// The documents' texts, in the order of the ids.
     pub(crate) fn texts(&self) -> impl ExactSizeIterator<Item = Option<&str>> {
         self.0.documents.iter().map(|range| range.map(|range| text(&self.0.texts, range)))
@@ -53,29 +60,44 @@ impl Found {
 
 /// Reads documents as [`get_many_text`] does, without copying each.
 pub(crate) fn read(collection: &str, ids: &[&str]) -> Found {
-    #[cfg(all(target_arch = "wasm32", not(feature = "plain")))]
+    #[cfg(target_arch = "wasm32")]
     {
-        let mut texts = Texts::with_capacity(ids.iter().map(|id| id.len()).sum());
-        let ids: Vec<_> = ids.iter().map(|id| texts.push(id)).collect();
-        Found(documents_packed::get_many(collection, &texts.into_string(), &ids))
+        let read = READ.get().expect("an export chooses the form before it calls the plugin");
+        read(collection, ids)
     }
-    #[cfg(not(all(target_arch = "wasm32", not(feature = "plain"))))]
-    {
-        let found = read_plain(collection, ids);
-        let mut texts = Texts::with_capacity(found.iter().flatten().map(String::len).sum());
-        let documents = found.iter().map(|text| text.as_ref().map(|text| texts.push(text))).collect();
-        Found(documents_packed::Found { texts: texts.into_string(), documents })
-    }
+    #[cfg(not(target_arch = "wasm32"))]
+    Found::of(&crate::testing::documents(collection, ids))
 }
 
-#[cfg(all(target_arch = "wasm32", feature = "plain"))]
-fn read_plain(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
-    crate::bindings::plain::sandmill::processor::documents::get_many(collection, ids)
+/// The contract's function that reads documents, in the form that the plugin's world imports.
+///
+/// The exports of a world choose it, and only those of the plugin's own world are compiled. So a
+/// component's code names one form, and the component imports no other.
+#[cfg(target_arch = "wasm32")]
+static READ: std::sync::OnceLock<fn(&str, &[&str]) -> Found> = std::sync::OnceLock::new();
+
+/// Chooses the packed form.
+pub(crate) fn choose_packed() {
+    #[cfg(target_arch = "wasm32")]
+    READ.get_or_init(|| read_packed);
 }
 
-#[cfg(not(target_arch = "wasm32"))]
-fn read_plain(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
-    crate::testing::documents(collection, ids)
+/// Chooses the plain form.
+pub(crate) fn choose_plain() {
+    #[cfg(target_arch = "wasm32")]
+    READ.get_or_init(|| read_plain);
+}
+
+#[cfg(target_arch = "wasm32")]
+fn read_packed(collection: &str, ids: &[&str]) -> Found {
+    let mut texts = Texts::with_capacity(ids.iter().map(|id| id.len()).sum());
+    let ids: Vec<_> = ids.iter().map(|id| texts.push(id)).collect();
+    Found(documents_packed::get_many(collection, &texts.into_string(), &ids))
+}
+
+#[cfg(target_arch = "wasm32")]
+fn read_plain(collection: &str, ids: &[&str]) -> Found {
+    Found::of(&crate::bindings::reactor::sandmill::processor::documents::get_many(collection, ids))
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(collection: &str, id: &str, text: &str) -> Result<T, Halt> {

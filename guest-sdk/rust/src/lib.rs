@@ -1,9 +1,11 @@
 //! The SDK for Sandmill plugins in Rust.
 //!
-//! A plugin is a type that [`export_projector!`] names. It is a [`Document`] that events change or,
-//! in general, a [`Projector`], which receives batches of events and returns changes to documents
-//! as data. The host commits the changes together with the plugin's progress. What a plugin keeps
-//! in memory between batches is a cache that the host may drop at any time.
+//! A plugin is a type that [`export_projector!`] or [`export_reactor!`] names. The host commits its
+//! answers together with the plugin's progress. What a plugin keeps in memory between batches is a
+//! cache that the host may drop at any time.
+//!
+//! A projector is a [`Document`] that events change or, in general, a [`Projector`], which receives
+//! batches of events and returns changes to documents as data:
 //!
 //! ```
 //! use sandmill_guest::prelude::*;
@@ -52,6 +54,8 @@
 //! # given::<Customer>([placed(1200), placed(300)]).then("customers", [("ann", json!({"orders": 2, "cents": 1500}))]);
 //! ```
 //!
+//! A [`Reactor`] returns side effects as data: events to append, messages to deliver, and timers.
+//!
 //! In reading order:
 //!
 //! - [`Document`]: the most common projection, one document per event.
@@ -59,8 +63,10 @@
 //! - [`Projector`] and its [`Descriptor`]: the general form.
 //! - [`Batch`] and [`Event`]: the input. [`Projection`] and [`Failure`]: the output.
 //! - [`fold()`]: the function that [`Document`] is built on.
+//! - [`Reactor`] and its [`Effects`]: the most common reactor, one event at a time.
+//! - [`BatchReactor`] and its [`Reaction`]: the general form.
 //! - [`documents`], [`log`](mod@log) and [`settings`]: all that the host offers to a plugin.
-//! - [`testing`]: runs a projector without a host.
+//! - [`testing`]: runs a plugin without a host.
 //! - [`raw`]: the types of the contract.
 
 mod abi;
@@ -69,15 +75,19 @@ mod allocator;
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
+mod conflicts;
 mod descriptor;
 mod document;
 pub mod documents;
+mod effects;
 mod exports;
 mod failure;
 mod fold;
 mod hash;
 pub mod log;
 mod projection;
+mod reaction;
+mod reactor;
 pub mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -86,13 +96,17 @@ mod typed;
 mod view;
 
 pub use batch::{Batch, Event};
+pub use conflicts::Conflicts;
 pub use descriptor::Descriptor;
 pub use document::{Document, UnknownTypes};
+pub use effects::{Append, Effects, Message, NewAppend};
 #[doc(hidden)]
-pub use exports::Exports;
+pub use exports::{Exports, ReactorExports};
 pub use failure::{Failure, Halt, Skip};
 pub use fold::{fold, fold_entries};
 pub use projection::Projection;
+pub use reaction::Reaction;
+pub use reactor::{BatchReactor, Reactor};
 pub use view::{ReadAhead, View, view};
 
 /// A projector: turns events into documents. Every [`Document`] is one.
@@ -120,11 +134,17 @@ pub trait Projector {
 }
 
 /// The types of the contract in its plain form, for cases that the rest of this crate does not
-/// cover. [`Descriptor`], [`Projection`] and [`Batch`] convert with `From`, unchecked.
+/// cover. [`Descriptor`], [`Projection`], [`Reaction`] and [`Batch`] convert with `From`,
+/// unchecked.
 pub mod raw {
-    pub use crate::bindings::sandmill::processor::types::{
-        Batch, Change, Descriptor, Document, DocumentKey, Event, Halt, HaltAction, PartitionBy, SkippedEvent,
-        StartPosition,
+    pub use crate::bindings::{
+        reactor::exports::sandmill::processor::reactor::{
+            Append, AppendConflict, ExpectedVersion, Message, NewEvent, Reaction, Timer, TimerChange,
+        },
+        sandmill::processor::types::{
+            Batch, Change, Descriptor, Document, DocumentKey, Event, Halt, HaltAction, PartitionBy, SkippedEvent,
+            StartPosition,
+        },
     };
 
     /// The answer to a batch.
@@ -144,8 +164,9 @@ pub mod prelude {
     pub use std::borrow::Cow;
 
     pub use crate::{
-        Batch, Descriptor, Document, Event, Failure, Halt, Projection, Projector, Skip, UnknownTypes, View, descriptor,
-        documents, export_projector, fold, fold_entries, log, settings, view,
+        Batch, BatchReactor, Conflicts, Descriptor, Document, Effects, Event, Failure, Halt, Projection, Projector,
+        Reaction, Reactor, Skip, UnknownTypes, View, descriptor, documents, export_projector, export_reactor, fold,
+        fold_entries, log, settings, view,
     };
 }
 
@@ -169,6 +190,27 @@ macro_rules! export_projector {
     };
 }
 
+/// Exports a [`Reactor`] or a [`BatchReactor`] as the plugin of its crate:
+/// `export_reactor!(MyReactor);`, once.
+///
+/// On other targets than WebAssembly it only checks the type, so a plugin's tests run on any
+/// machine.
+#[macro_export]
+macro_rules! export_reactor {
+    ($reactor:ty) => {
+        const _: () = {
+            #[cfg(target_arch = "wasm32")]
+            type Exported = $crate::ReactorExports<$reactor>;
+            #[cfg(target_arch = "wasm32")]
+            $crate::__export_reactor!(Exported);
+            #[cfg(not(target_arch = "wasm32"))]
+            const fn is_reactor<R: $crate::BatchReactor>() {}
+            #[cfg(not(target_arch = "wasm32"))]
+            is_reactor::<$reactor>();
+        };
+    };
+}
+
 /// Exports the functions of the contract, in one of its forms.
 #[cfg(not(feature = "plain"))]
 #[doc(hidden)]
@@ -186,6 +228,15 @@ macro_rules! __export {
 macro_rules! __export {
     ($exported:ident) => {
         $crate::bindings::plain::export_plain_projector_plugin!($exported with_types_in $crate::bindings::plain);
+    };
+}
+
+/// Exports the functions of the contract for reactors.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_reactor {
+    ($exported:ident) => {
+        $crate::bindings::reactor::export_reactor_plugin!($exported with_types_in $crate::bindings::reactor);
     };
 }
 

@@ -1,6 +1,7 @@
-//! A test kit that runs a projector without a host. [`given()`] states events and asserts
-//! documents. A [`Lane`] runs batches one at a time and returns each answer. Documents are kept in
-//! memory, and the host's limits are not checked. Not available on WebAssembly.
+//! A test kit that runs a plugin without a host. [`given()`] states events and asserts the
+//! documents of a projector; [`reactor()`] does the same for the effects of a reactor. A [`Lane`]
+//! runs batches one at a time and returns each answer. Documents are kept in memory, and the host's
+//! limits are not checked. Not available on WebAssembly.
 //!
 //! ```
 //! use sandmill_guest::{prelude::*, testing::{event, given, json}};
@@ -19,19 +20,23 @@
 //! ```
 
 mod diff;
+mod effects;
 mod given;
 mod outcome;
+mod reactor;
 mod scenario;
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 
-use crate::{Batch, Projection, Projector, raw};
+use crate::{Batch, BatchReactor, Conflicts, Projection, Projector, Reaction, raw};
 
 pub use given::{Given, given};
+pub use reactor::{ReactorTest, reactor};
 #[doc(no_inline)]
 pub use serde_json::json;
 
-/// A lane of a tenant, with its documents and the numbers of its events.
+/// A lane of a tenant, with its documents and the numbers of its events. `P` is a [`Projector`] or
+/// a [`BatchReactor`].
 #[derive(Debug)]
 pub struct Lane<P> {
     tenant: String,
@@ -178,6 +183,35 @@ impl<P: Projector> Lane<P> {
     fn project(&mut self, events: Vec<raw::Event>) -> raw::Projection {
         let answer = self.call(1, events, |batch| P::project(batch).unwrap_or_else(Projection::halted_at_once));
         let answer = raw::Projection::from(answer);
+        self.apply(&answer.changes);
+        answer
+    }
+}
+
+impl<R: BatchReactor> Lane<R> {
+    /// Appends the events, runs the reactor on them as one batch at its first attempt, applies the
+    /// changes to documents, and returns the answer. Its other effects are not carried out. A panic
+    /// of the reactor fails the test.
+    pub fn react(&mut self, events: impl IntoIterator<Item = NewEvent>) -> raw::Reaction {
+        self.react_again(events, [])
+    }
+
+    /// Runs the reactor as [`react`](Lane::react) does, but at the second attempt if there are
+    /// conflicts of a first one, of which nothing was committed.
+    pub fn react_again(
+        &mut self,
+        events: impl IntoIterator<Item = NewEvent>,
+        conflicts: impl IntoIterator<Item = raw::AppendConflict>,
+    ) -> raw::Reaction {
+        let events = self.append_all(events);
+        self.react_to(events, conflicts.into_iter().collect())
+    }
+
+    fn react_to(&mut self, events: Vec<raw::Event>, conflicts: Vec<raw::AppendConflict>) -> raw::Reaction {
+        let attempt = if conflicts.is_empty() { 1 } else { 2 };
+        let conflicts = Conflicts::from(conflicts);
+        let react = |batch: &Batch| R::react(batch, &conflicts).unwrap_or_else(Reaction::halted_at_once);
+        let answer = raw::Reaction::from(self.call(attempt, events, react));
         self.apply(&answer.changes);
         answer
     }

@@ -10,7 +10,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Batch, Event, Failure, Halt, Projection, documents, failure::Failures};
+use crate::{Batch, Conflicts, Effects, Event, Failure, Halt, Projection, Reaction, documents, failure::Failures};
 
 /// Most documents in one read: half of what a host allows by default (`limits.reads`).
 const READ_AT_ONCE: usize = 10_000;
@@ -69,7 +69,7 @@ pub fn view<'b, E: Deserialize<'b>>(batch: &'b Batch) -> ReadAhead<'b, E> {
 
 /// A parsed batch whose documents are yet to be read, made by [`view()`].
 #[derive(Debug)]
-#[must_use = "handle the events: `.handle(…)`"]
+#[must_use = "handle the events: `.handle(…)`, or `.react(…)` in a reactor"]
 pub struct ReadAhead<'b, E> {
     failures: Failures,
     events: Vec<(Event<'b>, E)>,
@@ -113,6 +113,21 @@ impl<'b, E> ReadAhead<'b, E> {
         self
     }
 
+    /// Reads the documents that the events need, given as collections and ids, each collection at
+    /// once.
+    pub(crate) fn reads_all(self, mut named: impl FnMut(&E, Event<'b>) -> Vec<(&'static str, String)>) -> Self {
+        let mut ids: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (recorded, event) in &self.events {
+            for (collection, id) in named(event, *recorded) {
+                ids.entry(collection).or_default().push(id);
+            }
+        }
+        for (collection, ids) in ids {
+            self.view.read_ahead(collection, ids);
+        }
+        self
+    }
+
     /// Handles the events in order and returns the changed documents. The writes of a failing event
     /// are dropped.
     pub fn handle(self, mut handle: impl FnMut(&mut View, E, Event<'b>) -> Result<(), Failure>) -> Projection {
@@ -132,6 +147,75 @@ impl<'b, E> ReadAhead<'b, E> {
             None => projection.remove(collection, id),
         });
         projection
+    }
+
+    /// Handles the events of a reactor in order and returns their effects. All effects of a failing
+    /// event are dropped. The documents that events change are read and written through
+    /// [`Effects`].
+    ///
+    /// ```
+    /// use sandmill_guest::prelude::*;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Deserialize)]
+    /// enum StockEvent {
+    ///     ItemSold { sku: String, warehouse: String },
+    /// }
+    ///
+    /// #[derive(Default, Serialize, Deserialize)]
+    /// struct Stock {
+    ///     sold: u64,
+    /// }
+    ///
+    /// struct Restock;
+    ///
+    /// impl BatchReactor for Restock {
+    ///     fn describe() -> Descriptor {
+    ///         descriptor!("restock").event_types_of::<StockEvent>().collection("stock")
+    ///     }
+    ///
+    ///     fn react(batch: &Batch, conflicts: &Conflicts) -> Result<Reaction, Halt> {
+    ///         let most = settings::parse::<u64>("sold")?.unwrap_or(2);
+    ///         Ok(view(batch).reads("stock", |StockEvent::ItemSold { sku, .. }, _, _| Ok([sku.clone()])).react(
+    ///             conflicts,
+    ///             |effects, StockEvent::ItemSold { sku, warehouse }, _| {
+    ///                 let mut stock: Stock = effects.get("stock", &sku)?.unwrap_or_default();
+    ///                 stock.sold += 1;
+    ///                 if stock.sold % most == 0 {
+    ///                     effects.append(format!("warehouse-{warehouse}")).event("ItemOrdered", &sku)?;
+    ///                 }
+    ///                 Ok(effects.put("stock", sku, &stock)?)
+    ///             },
+    ///         ))
+    ///     }
+    /// }
+    ///
+    /// export_reactor!(Restock);
+    ///
+    /// use sandmill_guest::testing::{event, json, reactor};
+    /// let sold = || event("ItemSold", json!({"sku": "mug", "warehouse": "north"}));
+    /// reactor::<Restock>()
+    ///     .given([sold(), sold(), sold()])
+    ///     .then_appended("warehouse-north", [("ItemOrdered", json!("mug"))])
+    ///     .then("stock", [("mug", json!({"sold": 3}))])
+    ///     .then_nothing_else();
+    /// ```
+    pub fn react(
+        self,
+        conflicts: &Conflicts,
+        mut handle: impl FnMut(&mut Effects<'_>, E, Event<'b>) -> Result<(), Failure>,
+    ) -> Reaction {
+        let ReadAhead { failures, events, view } = self;
+        let mut reaction = Reaction::of(view, failures);
+        for (recorded, event) in events {
+            let outcome = handle(&mut reaction.effects(recorded, conflicts), event, recorded);
+            if let Err(failure) = outcome
+                && reaction.fail(recorded, failure).is_break()
+            {
+                break;
+            }
+        }
+        reaction
     }
 }
 
