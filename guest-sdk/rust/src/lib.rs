@@ -64,6 +64,7 @@
 //! - [`Batch`] and [`Event`]: the input. [`Projection`] and [`Failure`]: the output.
 //! - [`fold()`]: the function that [`Document`] is built on.
 //! - [`Reactor`] and its [`Effects`]: the most common reactor, one event at a time.
+//! - [`Workflow`]: a process with state and time-outs.
 //! - [`BatchReactor`] and its [`Reaction`]: the general form.
 //! - [`documents`], [`log`](mod@log) and [`settings`]: all that the host offers to a plugin.
 //! - [`testing`]: runs a plugin without a host.
@@ -94,6 +95,7 @@ pub mod testing;
 mod texts;
 mod typed;
 mod view;
+mod workflow;
 
 pub use batch::{Batch, Event};
 pub use conflicts::Conflicts;
@@ -108,6 +110,7 @@ pub use projection::Projection;
 pub use reaction::Reaction;
 pub use reactor::{BatchReactor, Reactor};
 pub use view::{ReadAhead, View, view};
+pub use workflow::{Decisions, Workflow};
 
 /// A projector: turns events into documents. Every [`Document`] is one.
 ///
@@ -164,9 +167,9 @@ pub mod prelude {
     pub use std::borrow::Cow;
 
     pub use crate::{
-        Batch, BatchReactor, Conflicts, Descriptor, Document, Effects, Event, Failure, Halt, Projection, Projector,
-        Reaction, Reactor, Skip, UnknownTypes, View, descriptor, documents, export_projector, export_reactor, fold,
-        fold_entries, log, settings, view,
+        Batch, BatchReactor, Conflicts, Decisions, Descriptor, Document, Effects, Event, Failure, Halt, Projection,
+        Projector, Reaction, Reactor, Skip, UnknownTypes, View, Workflow, descriptor, documents, export_projector,
+        export_reactor, fold, fold_entries, log, settings, view,
     };
 }
 
@@ -190,7 +193,7 @@ macro_rules! export_projector {
     };
 }
 
-/// Exports a [`Reactor`] or a [`BatchReactor`] as the plugin of its crate:
+/// Exports a [`Reactor`], a [`Workflow`] or a [`BatchReactor`] as the plugin of its crate:
 /// `export_reactor!(MyReactor);`, once.
 ///
 /// On other targets than WebAssembly it only checks the type, so a plugin's tests run on any

@@ -5,7 +5,8 @@ use serde::Deserialize;
 
 use crate::{Batch, Conflicts, Descriptor, Effects, Event, Failure, Halt, Reaction, ReadAhead, UnknownTypes};
 
-/// A reactor in its general form: turns batches of events into effects. Every [`Reactor`] is one.
+/// A reactor in its general form: turns batches of events into effects. Every [`Reactor`] and every
+/// [`Workflow`](crate::Workflow) is one.
 ///
 /// Effects are data. The host commits them together with the reactor's progress, and derives their
 /// ids from their cause. So an event leads to its effects once, no matter how often a call is
@@ -15,8 +16,9 @@ use crate::{Batch, Conflicts, Descriptor, Effects, Event, Failure, Halt, Reactio
 /// [`Reaction::effects`] handles one by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a reactor",
-    label = "implements neither `Reactor` nor `BatchReactor`",
-    note = "implement `sandmill_guest::Reactor` to handle one event at a time, or `sandmill_guest::BatchReactor` otherwise"
+    label = "implements neither `Reactor`, `Workflow` nor `BatchReactor`",
+    note = "implement `sandmill_guest::Reactor` to handle one event at a time, `sandmill_guest::Workflow` for a process with \
+            state, or `sandmill_guest::BatchReactor` otherwise"
 )]
 pub trait BatchReactor {
     /// Describes the plugin. Called without a tenant, once per plugin file. Of the host's

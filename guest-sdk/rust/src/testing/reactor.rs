@@ -25,7 +25,7 @@ pub struct ReactorTest<R: BatchReactor> {
     reactor: PhantomData<R>,
 }
 
-/// Starts a test of a reactor or a batch reactor.
+/// Starts a test of a reactor, a workflow or a batch reactor.
 ///
 /// ```
 /// use sandmill_guest::{prelude::*, testing::{event, json, reactor}};
@@ -183,7 +183,8 @@ impl<R: BatchReactor> ReactorTest<R> {
     }
 
     /// Asserts that this timer is set in the end: its name, the time in milliseconds since
-    /// 1970-01-01T00:00:00Z, and the event that it appends to the stream.
+    /// 1970-01-01T00:00:00Z, and the event that it appends to the stream. The name of a workflow's
+    /// timer is `WORKFLOW/NAME`.
     #[track_caller]
     pub fn then_scheduled(
         mut self,
