@@ -15,4 +15,5 @@ pub mod settings;
 pub mod share;
 pub mod spec;
 pub mod text;
+pub mod time;
 pub mod user_cache;

@@ -12,7 +12,6 @@ pub mod import;
 mod list;
 pub mod size_limit;
 mod tally;
-pub mod time;
 pub mod views_schema;
 
 use std::{fmt, str::FromStr};

@@ -21,8 +21,7 @@ use crate::{
         Db,
         audit::{self, AuditFilter, AuditRecord},
     },
-    model::{ids::ProcessorId, text},
-    store::time,
+    model::{ids::ProcessorId, text, time},
 };
 
 /// Lists what operators changed, when, and who did so

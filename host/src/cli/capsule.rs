@@ -18,9 +18,9 @@ use crate::{
     model::{
         handler::Reason,
         ids::{LaneKey, ProcessorId},
+        time,
     },
     rehearsal::replay::EventOutcome,
-    store::time,
 };
 
 /// The options of an export.

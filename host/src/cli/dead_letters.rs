@@ -29,10 +29,10 @@ use super::{
 use crate::{
     config::Config,
     db::{Db, Error, Session},
-    model::{ids::ProcessorId, text},
+    model::{ids::ProcessorId, text, time},
     plugins::history,
     processor::dead_letters::{self, FoundLetter, LetterFilter, StoredLetter},
-    store::{self, EventHeader, Filter, LARGEST_LISTED, StoredEvent, time},
+    store::{self, EventHeader, Filter, LARGEST_LISTED, StoredEvent},
 };
 
 /// Lists, exports, retries and discards events that were set aside

@@ -24,9 +24,10 @@ use crate::{
     model::{
         cursor::{Progress, Snapshot},
         event::Event,
+        time,
     },
     source::{EventSource, Limit, SourceError, native::Native},
-    store::{Filter, LARGEST_LISTED, StoredEvent, page, time},
+    store::{Filter, LARGEST_LISTED, StoredEvent, page},
 };
 
 /// Events per query. 1,000: no transaction stays open while a person reads the output page by page.

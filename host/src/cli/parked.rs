@@ -19,9 +19,8 @@ use super::{
 };
 use crate::{
     db::{Db, Error, Session},
-    model::{ids::ProcessorId, text},
+    model::{ids::ProcessorId, text, time},
     processor::requests::{self, ParkedStream, RequestStatus, StreamAction},
-    store::time,
 };
 
 /// Streams per query.

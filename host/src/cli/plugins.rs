@@ -19,12 +19,11 @@ use crate::{
         Db, Error, Session, Transaction,
         audit::{self, AuditEntry},
     },
-    model::{ids::ProcessorId, text},
+    model::{ids::ProcessorId, text, time},
     plugins::{
         folder::Problem,
         history::{self, DryRunReport, HistoryEntry, PluginStatus, VersionHold, components},
     },
-    store::time,
 };
 
 const EXAMPLES: &str = "\

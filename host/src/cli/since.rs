@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::store::time;
+use crate::model::time;
 
 /// The longest duration: a hundred years.
 const LONGEST: u64 = 100 * 366 * 86_400;

@@ -19,10 +19,9 @@ use super::{
 use crate::{
     cluster::host_lock,
     db::{Db, Error, Session},
-    model::{ids::ProcessorId, text},
+    model::{ids::ProcessorId, text, time},
     plugins::history,
     processor::status::{self, LaneBehind, LastDeadLetter, LastShed, ProcessorStatus, Status, TermError},
-    store::time,
 };
 
 const EXAMPLES: &str = "\

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    model::{ids::TenantId, nearest::nearest, text},
-    store::{self, time},
+    model::{ids::TenantId, nearest::nearest, text, time},
+    store,
     tenants::status::{self, Order, TenantStatus},
 };
 

@@ -6,10 +6,9 @@ use futures_util::{Stream, TryStreamExt};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::time;
 use crate::{
     db::{Error, JsonText, Row, Session, types::Type},
-    model::event::Event,
+    model::{event::Event, time},
 };
 
 /// The events to list; by default all.

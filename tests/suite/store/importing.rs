@@ -10,10 +10,11 @@ use flate2::{Compression, write::GzEncoder};
 use futures_util::TryStreamExt;
 use sandmill::{
     db::Session,
+    model::time,
     store::{
         Filter, Ordering, StoredEvent,
         import::{ImportError, ImportInput, ImportProgress, ImportReport, import},
-        page, set_ordering, time,
+        page, set_ordering,
     },
 };
 use sandmill_client::{Append, NewEvent, append};

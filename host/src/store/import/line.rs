@@ -4,7 +4,7 @@ use sandmill_client::check;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::{model::nearest::nearest, store::time};
+use crate::model::{nearest::nearest, time};
 
 /// An event of an import, and the number of its line.
 #[derive(Debug)]
