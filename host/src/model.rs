@@ -10,6 +10,7 @@ pub mod ids;
 pub mod json;
 pub mod loading;
 pub mod nearest;
+pub mod outbound;
 pub mod partition_key;
 pub mod settings;
 pub mod share;
