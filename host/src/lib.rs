@@ -5,7 +5,7 @@
 //!
 //! **Shared vocabulary**
 //!
-//! - [`model`]: ids, events, cursors, effects, the trait of code that handles events.
+//! - [`model`]: ids, events, cursors, effects, messages, the traits of handlers and sinks.
 //! - [`db`]: addresses, sessions, pools, migrations, rights, the private server.
 //! - [`supervisor`]: long-lived tasks and their end. [`telemetry`]: logs and metrics.
 //!   [`failpoint`]: crashes on purpose, for tests.
@@ -18,6 +18,10 @@
 //! - [`projections`]: documents and their cache. [`scheduler`]: guest threads shared by tenants.
 //! - [`tenants`]: limits, rates, usage. [`cluster`]: the lock that allows one host per database,
 //!   and the fence that protects the data.
+//!
+//! **To the outside world**
+//!
+//! - [`forwarders`]: sinks that deliver messages, and the addresses that the host may contact.
 //!
 //! **Plugins**
 //!
@@ -49,6 +53,7 @@ pub mod consumer;
 pub mod db;
 pub mod explain;
 pub mod failpoint;
+pub mod forwarders;
 pub mod model;
 pub mod plugins;
 pub mod processor;

@@ -144,6 +144,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // A candidate runs beside a processor's own version, over the same events and documents.
     ("rollout", &["consumer", "db", "model", "processor", "projections::documents", "scheduler"]),
     ("sandbox", &["model"]),
+    ("forwarders", &["model"]),
     // The room that owns the event table counts the lag of tenants. A task of this room adds their
     // usage to its table.
     ("tenants", &["db", "model", "source::native::lag", "supervisor::Stop"]),
@@ -239,6 +240,7 @@ pub(super) const PURE: &[&str] = &[
     "consumer::router",
     "explain::finding",
     "explain::term_error",
+    "forwarders::egress",
     "model",
     "plugins::folder::entry",
     "plugins::folder::settling",
