@@ -6,5 +6,7 @@
 //! contacts no address inside its own network unless the operator permits it ([`egress`]).
 
 pub mod egress;
+mod http;
 pub mod log;
 pub mod resolver;
+pub mod webhook;

@@ -163,7 +163,7 @@ pub(super) struct Named {
 pub(super) fn paths(tokens: &[Token], module: &[String]) -> Vec<Named> {
     let code: Vec<&Token> = tokens.iter().filter(|t| !matches!(t.kind, Kind::Comment(_))).collect();
     let mut walk = Walk { code: &code, imports: HashMap::new(), named: Vec::new() };
-    let test_file = module.last().is_some_and(|name| name == "tests");
+    let test_file = module.iter().any(|name| name == "tests");
     walk.walk(module, test_file);
     let Walk { imports, mut named, .. } = walk;
     for named in named.iter_mut().filter(|named| !named.import) {
