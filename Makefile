@@ -102,7 +102,7 @@ bench-blocked: setup-cc setup-postgres guests ## measures the cost of sixty thou
 	@$(release)
 	@$(bench) blocked --plugins target/plugins --json target/blocked.json
 
-bench-failing: setup-cc setup-postgres guests ## measures ninety tenants beside ten that fail, each in its own way; three minutes
+bench-failing: setup-cc setup-postgres guests ## measures ninety tenants beside ten that fail, each in its own way; five minutes
 	@$(release)
 	@$(bench) failing --plugins target/plugins --json target/failing.json
 

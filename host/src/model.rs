@@ -12,6 +12,7 @@ pub mod loading;
 pub mod nearest;
 pub mod outbound;
 pub mod partition_key;
+pub mod reaction;
 pub mod settings;
 pub mod share;
 pub mod spec;

@@ -15,6 +15,7 @@
 //! - [`pressure`] is the strategy for lanes that cannot keep up; [`lockstep`] and `shed` belong to
 //!   it.
 
+pub mod appends;
 mod attempts;
 pub mod budgets;
 pub mod code;

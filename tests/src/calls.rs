@@ -69,6 +69,7 @@ pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
         attempt: 1,
         replaying: false,
         events: data.iter().enumerate().map(event).collect(),
+        conflicts: None,
     })
 }
 

@@ -29,6 +29,7 @@ use sandmill::{
 };
 
 mod log;
+mod refusals;
 mod world;
 
 use log::{FIRST, SECOND, THIRD, lane, tenant};

@@ -74,6 +74,8 @@ mod policies;
 mod pressure;
 // The README's and the plugin page's commands, which are run.
 mod readme;
+// Reactors: events that they append.
+mod reactors;
 // Database roles: the host's, and those of applications.
 mod rights;
 // Errors of guests, which stop only their own lane.

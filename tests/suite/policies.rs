@@ -263,6 +263,7 @@ async fn by_runs(steps: &[Step], policy: &FailurePolicy, pages: &[usize], batch:
                 cost: None,
                 skip: None,
                 parked: Some(&parked),
+                conflicts: None,
                 source: DeliverySource::Log,
             };
             let run = runner.deliver(&lane, Class::Live, delivery, memory.clone()).await;

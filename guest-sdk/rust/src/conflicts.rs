@@ -1,9 +1,9 @@
-//! The input of a reactor besides its batch: appends of the previous attempt that found their
-//! stream at another version. Nothing of that attempt was committed, so the reactor decides again.
+//! The input of a reactor besides its batch: appends of earlier attempts that found their stream at
+//! another version. Nothing of those attempts was committed, so the reactor decides again.
 
 use crate::raw;
 
-/// The append conflicts of the previous attempt to handle a batch. Empty at a first attempt.
+/// The append conflicts of earlier attempts at the events of a batch. Usually empty.
 #[derive(Clone, Debug, Default)]
 pub struct Conflicts {
     conflicts: Vec<raw::AppendConflict>,

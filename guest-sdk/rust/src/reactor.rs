@@ -25,8 +25,8 @@ pub trait BatchReactor {
     /// functions, only logging works here.
     fn describe() -> Descriptor;
 
-    /// Handles a batch of one lane. `conflicts` are those of the previous attempt, of which nothing
-    /// was committed.
+    /// Handles a batch of one lane. `conflicts` are those of earlier attempts at its events, of
+    /// which nothing was committed.
     ///
     /// # Errors
     ///

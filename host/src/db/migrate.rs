@@ -105,6 +105,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0029_letter_contents"),
     migration!("0030_audit"),
     migration!("0031_set_aside_events"),
+    migration!("0032_reactor_appends"),
 ];
 
 /// Former checksums: SHA-256 of the full text of each migration, comments included. Databases were

@@ -1,8 +1,9 @@
-//! The result of a handler's call, as data: document changes, dead letters, and where it halted.
+//! The result of a handler's call, as data: document changes, dead letters, appended events, and
+//! where it halted.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{diagnostics::Diagnostics, ids::CollectionName};
+use super::{diagnostics::Diagnostics, ids::CollectionName, reaction::Append};
 
 /// A change to one document of the lane's tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Effects {
     pub changes: Vec<Change>,
     /// Events that become dead letters, in ascending order of their index, all before the halt.
     pub skipped: Vec<Skipped>,
+    /// Events to append, in the order of their causes, all before the halt.
+    pub appends: Vec<Append>,
     /// Where the handler stopped early, if it did.
     pub halted: Option<Halt>,
     /// What the call left behind, if it skipped an event or halted.

@@ -9,6 +9,7 @@ use std::{
 use super::{
     cursor::{Difference, Progress},
     ids::{LaneKey, TenantId},
+    reaction::AppendConflict,
 };
 
 /// An event: one recorded fact. `data` and `metadata` are JSON texts, kept as they were written.
@@ -124,6 +125,8 @@ pub struct Batch {
     pub replaying: bool,
     /// The events, by position.
     pub events: Vec<Arc<Event>>,
+    /// Appends of earlier attempts at these events that conflicted; none for most batches.
+    pub conflicts: Option<Arc<[AppendConflict]>>,
 }
 
 #[cfg(test)]

@@ -84,6 +84,20 @@ pub fn check_document(text: &str, depth: usize) -> Result<usize, Invalid> {
     Ok(scan.printed)
 }
 
+/// Checks that a text is JSON that PostgreSQL's `jsonb` accepts and nests no deeper than `depth`
+/// levels: the content of an event.
+pub fn check_value(text: &str, depth: usize) -> Result<(), Invalid> {
+    let mut scan = Scan { text, bytes: text.as_bytes(), at: 0, depth: depth.min(MAX_DEPTH), printed: 0 };
+    scan.value()?;
+    scan.end()
+}
+
+/// The same for a JSON object: the metadata of an event.
+pub fn check_object(text: &str, depth: usize) -> Result<(), Invalid> {
+    check_value(text, depth)?;
+    if text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') { Ok(()) } else { Err(Invalid::NotAnObject) }
+}
+
 struct Scan<'a> {
     text: &'a str,
     bytes: &'a [u8],

@@ -7,6 +7,25 @@ use std::fmt;
 
 use super::ids::{CollectionName, FamilyId, ProcessorId, TenantId};
 
+/// The kind of a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessorKind {
+    /// Turns events into documents.
+    Projector,
+    /// Also appends events.
+    Reactor,
+}
+
+impl ProcessorKind {
+    /// Its name, as it is displayed.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProcessorKind::Projector => "projector",
+            ProcessorKind::Reactor => "reactor",
+        }
+    }
+}
+
 /// The kind of key by which events are dispatched to lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionBy {
@@ -42,6 +61,8 @@ pub enum Start {
 pub struct Descriptor {
     /// The plugin's own id, which all processors that run it share.
     pub id: FamilyId,
+    /// Its kind, which follows from what it exports.
+    pub kind: ProcessorKind,
     /// The author's version, for people.
     pub version: String,
     /// The event types that it handles; none means all.
@@ -63,6 +84,7 @@ impl Descriptor {
     pub fn projector(id: FamilyId, collections: Vec<CollectionName>) -> Self {
         Descriptor {
             id,
+            kind: ProcessorKind::Projector,
             version: String::new(),
             event_types: None,
             collections,

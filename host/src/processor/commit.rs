@@ -1,20 +1,24 @@
-//! The commit transaction: documents, dead letters, lane checkpoints and progress, all or nothing.
-//! Documents are written by `projections::documents`, and the rest, except for the progress, by a
-//! module each.
+//! The commit transaction: documents, dead letters, appended events, lane checkpoints and progress,
+//! all or nothing. Documents are written by `projections::documents`, and the rest, except for the
+//! progress, by a module each.
 //!
 //! The last statement of every commit checks the term's fence and the progress that the commit
 //! starts from. It comes last because it locks a row that other sessions may wait for, and writing
-//! documents may take long. Each commit borrows a session (see [`super::connections`]). All
+//! documents may take long. Events are appended just before it, because that locks streams. Each
+//! commit borrows a session (see [`super::connections`]). All
 //! statements are sent at once, and COMMIT is sent only after all of them have succeeded. So an
 //! error before COMMIT means that nothing was committed. After an error of COMMIT itself the
 //! outcome is unknown, and the term ends.
 
+mod appends;
 mod lanes;
 mod letters;
 mod sheds;
 mod streams;
 
 use std::{sync::Arc, time::Instant};
+
+pub use appends::AppendRefusal;
 
 use super::{
     connections::CommitSession,
@@ -45,6 +49,10 @@ pub enum CommitError {
     /// lane that wrote the data.
     #[error("{0}")]
     Data(String),
+    /// The event store refused the appends of some lanes. Nothing was committed. The term
+    /// continues, and these lanes retry.
+    #[error("the event store refused the appends of reactors")]
+    Appends(AppendRefusal),
     /// Another session owns the share, or has changed its rows. Nothing was committed. The term
     /// ends.
     #[error("{0}")]
@@ -93,8 +101,8 @@ impl CommitError {
             Some("23503" | "23505") if constraint.is_none_or(|(schema, name)| is_own_key(schema, name)) => {
                 CommitError::Lost(text)
             }
-            // Values, constraints, sizes.
-            Some(code) if ["21", "22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
+            // Values, constraints, sizes; appended events that the store refuses for their content.
+            Some(code) if ["21", "22", "23", "54", "SM413", "SM422"].iter().any(|class| code.starts_with(class)) => {
                 CommitError::Data(text)
             }
             _ => CommitError::Lost(text),
@@ -151,6 +159,8 @@ pub struct Committer {
 
 struct CommitStatements {
     move_cursor: Statement,
+    /// Prepared only if there is something to append.
+    append: Option<Statement>,
     leave: Statement,
     move_lanes: Statement,
     rejoin: Statement,
@@ -163,7 +173,11 @@ struct CommitStatements {
 
 impl CommitStatements {
     /// Prepares the statements that the session has not prepared yet.
-    async fn on(session: &Session) -> Result<Self, Error> {
+    async fn on(session: &Session, outcomes: &[(&LaneKey, &Outcome)]) -> Result<Self, Error> {
+        let append = match outcomes.iter().any(|(_, outcome)| !outcome.appends.is_empty()) {
+            true => Some(session.prepared(include_str!("commit/append.sql")).await?),
+            false => None,
+        };
         let (move_cursor, leave, move_lanes, rejoin, dead_letters, answered, parked, moved_streams, shed) = tokio::try_join!(
             session.prepared(include_str!("commit/move_cursor.sql")),
             session.prepared(include_str!("commit/leave.sql")),
@@ -177,6 +191,7 @@ impl CommitStatements {
         )?;
         Ok(CommitStatements {
             move_cursor,
+            append,
             leave,
             move_lanes,
             rejoin,
@@ -255,12 +270,12 @@ impl Committer {
     /// Carries out a commit. The error says whether nothing has changed or the outcome is unknown.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let session = self.session().await?;
-        let statements = CommitStatements::on(&session).await?;
+        let statements = CommitStatements::on(&session, commit.outcomes).await?;
         let documents = self.documents.prepare(&session, commit.writes).await?;
         let transaction = CommitTransaction { share: &self.share, fence: &self.fence, session: &session, statements };
         let committed = transaction.commit(commit, documents).await;
         // After rejected data the transaction was rolled back, so the session can be used again.
-        if matches!(committed, Ok(()) | Err(CommitError::Data(_))) {
+        if matches!(committed, Ok(()) | Err(CommitError::Data(_) | CommitError::Appends(_))) {
             session.give_back();
         }
         committed
@@ -290,6 +305,7 @@ impl CommitTransaction<'_> {
     async fn commit(&self, commit: Commit<'_>, documents: PreparedWrites<'_>) -> Result<(), CommitError> {
         // Boxed, because the futures hold all parameters and would make the caller's future large.
         let work = Box::pin(async {
+            let documents = async { Ok(documents.write(self.session).await?) };
             let rows = async {
                 tokio::try_join!(biased;
                     self.write_letters(commit.outcomes),
@@ -299,12 +315,11 @@ impl CommitTransaction<'_> {
                     self.leave(commit.left),
                     self.move_lanes(commit.moved),
                     self.rejoin(commit.rejoined),
-                    self.move_cursor(&commit),
                 )?;
                 Ok(())
             };
-            let documents = async { Ok(documents.write(self.session).await?) };
-            tokio::try_join!(biased; documents, rows).map(|_| ())
+            let cursor = async { Ok(self.move_cursor(&commit).await?) };
+            tokio::try_join!(biased; documents, rows, self.append(commit.outcomes), cursor).map(|_| ())
         });
         self.transact(work).await
     }
@@ -383,6 +398,7 @@ mod tests {
     fn class(code: &str, constraint: Option<(&str, &str)>) -> &'static str {
         match CommitError::of(Some(code), constraint, String::new()) {
             CommitError::Data(_) => "data",
+            CommitError::Appends(_) => "appends",
             CommitError::Fenced(_) => "fenced",
             CommitError::Lost(_) => "lost",
         }

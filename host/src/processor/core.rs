@@ -32,8 +32,8 @@ use super::{
     ProcessorState,
     gather::GatherResult,
     in_flight::{
-        CommitPlan, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, Redelivery, RedeliveryEnd, Request,
-        RunEnd, StreamMove, Weighted,
+        CommitPlan, Ending, InFlight, InFlightBounds, LaneConflicts, LaneReading, LaneWork, Redelivery, RedeliveryEnd,
+        Request, RunEnd, StreamMove, Weighted,
     },
     lane::RunStop,
     lane_checkpoints::{LaneRow, LaneState, ResumedLane},
@@ -166,6 +166,20 @@ pub enum Input<T> {
         why: String,
         /// What the failure policy says about an event whose results are rejected alone.
         verdict: Verdict,
+    },
+    /// The event store has refused a commit, because these lanes append to busy streams.
+    Deferred {
+        /// The plan.
+        plan: CommitPlan<T>,
+        /// The lanes.
+        lanes: Vec<LaneKey>,
+    },
+    /// The event store has refused a commit, because appends conflict with the versions of streams.
+    Conflicted {
+        /// The plan.
+        plan: CommitPlan<T>,
+        /// The lanes, with their conflicts.
+        lanes: Vec<LaneConflicts>,
     },
     /// Operators' decisions were read.
     Decisions {
@@ -357,6 +371,8 @@ impl<T: Weighted + Default> Core<T> {
             Input::Rejected { plan, culprit, class, why, verdict } => {
                 self.rejected(plan, culprit, class, why, verdict);
             }
+            Input::Deferred { plan, lanes } => self.deferred(plan, &lanes, now),
+            Input::Conflicted { plan, lanes } => self.conflicted(plan, lanes, now),
             Input::Decisions { pauses, of_tenants, replaced, resumed, requests, more } => {
                 self.requested(requests);
                 self.decided(pauses, of_tenants, replaced, resumed, more, now);
@@ -494,8 +510,9 @@ impl<T: Weighted + Default> Core<T> {
         // Steps that cannot run during a commit are left out until it has ended.
         let between = || {
             let commit = self.in_flight.patience_ends(self.patience()).map(|at| now.until(at));
+            let deferral = self.in_flight.deferral_ends().map(|at| now.until(at));
             let (store, decisions) = (self.commits.store_due(now), self.operators.due(now));
-            [commit, store, decisions, self.tail.wait.due(now.mono), self.healthy_in(now, host)]
+            [commit, deferral, store, decisions, self.tail.wait.due(now.mono), self.healthy_in(now, host)]
         };
         let between = (!self.commits.under_way).then(between).into_iter().flatten();
         always.into_iter().chain(between).flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
@@ -540,6 +557,11 @@ impl<T: Weighted + Default> Core<T> {
     /// The scheduling class of a lane: live at the head of the log, where results are awaited.
     pub fn class(&self, lane: &LaneKey) -> Class {
         if self.tail.late || self.in_flight.is_detached(lane) { Class::CatchUp } else { Class::Live }
+    }
+
+    /// The number of attempts at the next event of a lane, as its row has it.
+    pub fn attempts(&self, lane: &LaneKey) -> u32 {
+        self.in_flight.attempts(lane)
     }
 
     /// Whether the term was asked to drain.

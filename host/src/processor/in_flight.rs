@@ -22,9 +22,12 @@
 //!   commits. A lane whose results made a shared commit fail commits alone until it has caught up.
 //! - A detached lane rejoins the tail by reading up to the last page dispatched, while later pages
 //!   are queued for it. The commit that moves the cursor at least that far deletes its row.
+//! - A lane whose results append to a busy stream commits later, alone. One whose appends conflict
+//!   with the version of a stream handles its events again.
 //! - A lane that is behind and idle is [parked]: it costs only the memory for its row, and
 //!   no step iterates over it.
 
+mod appends;
 mod catch_up;
 mod lane;
 mod parked;
@@ -43,6 +46,8 @@ use std::{
     time::SystemTime,
 };
 
+pub use appends::LaneConflicts;
+use appends::RefusedAppends;
 pub use catch_up::LaneReading;
 use lane::{Feed, FinishedWork, Lane, LaneChanges, LaneStop, Running};
 use parked::{Parked, ParkedLane};
@@ -121,6 +126,8 @@ pub struct InFlight<T> {
     parked: Parked,
     /// Parked streams.
     streams: StreamTable,
+    /// Lanes whose appends were refused.
+    refused_appends: RefusedAppends,
     /// Operators' requests about events that were set aside.
     requests: Requests,
     /// Lanes with work to start, in order.
@@ -155,6 +162,7 @@ impl<T: Weighted> InFlight<T> {
             lanes: BTreeMap::new(),
             parked,
             streams: StreamTable::default(),
+            refused_appends: RefusedAppends::default(),
             requests: Requests::default(),
             startable: VecDeque::new(),
             slots: Slots::new(bounds.lanes_at_once),
@@ -208,6 +216,11 @@ impl<T: Weighted> InFlight<T> {
     /// Whether a lane has a row.
     pub fn is_behind(&self, lane: &LaneKey) -> bool {
         self.parked.contains(lane) || self.lanes.get(lane).is_some_and(|lane| lane.row.is_some())
+    }
+
+    /// The number of attempts at the next event of an active lane, as its row has it.
+    pub fn attempts(&self, lane: &LaneKey) -> u32 {
+        self.lanes.get(lane).and_then(|lane| lane.row.as_ref()).map_or(0, |row| row.attempts)
     }
 
     /// The number of lanes that each step visits.
@@ -286,6 +299,7 @@ impl<T: Weighted> InFlight<T> {
                 attempts: 0,
                 skip: lane.row.as_ref().and_then(|row| row.skip.clone()),
                 parked: None,
+                conflicts: None,
             };
             lane.push(work);
             // A lane without a row holds only what the open pages brought, which is bounded.
@@ -353,6 +367,7 @@ impl<T: Weighted> InFlight<T> {
             lane.queued_bytes -= work.weight();
             lane.running = Some(Running::Page(work.page));
             work.parked = self.streams.latest(&key);
+            work.conflicts = self.refused_appends.conflicts(&key);
             self.slots.take(&key);
             return Some((key, work));
         }

@@ -27,11 +27,13 @@ use crate::{
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
         handler::{BoxFuture, CallFailure, Documents, Failure, Reason},
-        ids::{CollectionName, LaneKey},
+        ids::{CollectionName, LaneKey, ProcessorId},
         loading::{LoadEvents, Loaded},
+        reaction::AppendConflict,
         spec::ProcessorSpec,
     },
     processor::{
+        appends::{self, PlannedAppend},
         attempts,
         budgets::Budgets,
         code::{CodeVersion, SwappableCode},
@@ -58,6 +60,8 @@ pub const FIRST_BATCH: usize = 500;
 /// The resources that every lane of a processor needs to run.
 #[derive(Clone)]
 pub struct Runner {
+    /// The processor.
+    pub processor: ProcessorId,
     /// The code.
     pub code: Arc<SwappableCode>,
     /// The scheduler of the guest threads.
@@ -89,6 +93,8 @@ pub struct Delivery<'a> {
     pub skip: Option<&'a Skip>,
     /// Parked streams, whose events are passed over.
     pub parked: Option<&'a ParkedStreams>,
+    /// Appends of earlier attempts at the events that conflicted.
+    pub conflicts: Option<&'a Arc<[AppendConflict]>>,
     /// Where the events come from.
     pub source: DeliverySource,
 }
@@ -157,6 +163,7 @@ impl Runner {
     /// A runner for the subscription of a spec. Its results are kept (`replaying` is false).
     pub fn new(spec: &ProcessorSpec, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
         Runner {
+            processor: spec.id.clone(),
             code,
             scheduler,
             deferred: None,
@@ -193,7 +200,8 @@ impl Runner {
         cost: Option<Duration>,
         documents: Arc<dyn Documents>,
     ) -> Result<LaneRun, TermEnded> {
-        let delivery = Delivery { events, attempts, cost, skip: None, parked: None, source: DeliverySource::Log };
+        let delivery =
+            Delivery { events, attempts, cost, skip: None, parked: None, conflicts: None, source: DeliverySource::Log };
         self.deliver(lane, class, delivery, documents).await
     }
 
@@ -264,31 +272,22 @@ impl Runner {
             let next = &next[..next.len().min(version.batch_events)];
             let attempt = attempts::with_this(attempts, run.outcome.handled);
             let replaying = self.replaying;
-            let batch = Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: next.to_vec() });
+            let conflicts = delivery.conflicts.cloned();
+            let batch = Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: next.to_vec(), conflicts });
             let (count, called, before) = (batch.events.len(), Instant::now(), run.outcome.handled);
             let under_way = version.begin();
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
             drop((under_way, permit));
             version.answered(lane, ready.elapsed());
-            let answer = answer.and_then(|effects| match source {
-                DeliverySource::Letters => Ok(effects),
-                // An event over the budget is found by halving, like one that fails.
-                _ => match self.budgets.add_letters(&lane.tenant, effects.skipped.len()) {
-                    Ok(()) => Ok(effects),
-                    Err(reason) => {
-                        // The guest must forget effects that are dropped.
-                        version.handler.forget(&lane.tenant);
-                        Err(Failure::Block(reason).into())
-                    }
-                },
-            });
+            let answer = answer.and_then(|effects| self.admit(&version, &batch, source, effects));
             let failure = match answer {
-                Ok(effects) => {
+                Ok((effects, appends)) => {
                     bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
+                    bytes += appends.iter().map(PlannedAppend::bytes).sum::<usize>();
                     let per_event = called.elapsed() / count as u32;
                     // The known cost counts half, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
-                    let halt = run.take(&batch, &version.digest, effects, &mut view.earlier());
+                    let halt = run.take(&batch, &version.digest, effects, appends, &mut view.earlier());
                     version.handled(&batch, run.outcome.handled - before);
                     if halt.is_none() {
                         bisection.passed(run.outcome.handled);
@@ -321,6 +320,33 @@ impl Runner {
         run.outcome.documents = std::mem::take(&mut *view.earlier()).into();
         run.pass_parked(lane, &delivery, &events);
         Ok(run)
+    }
+
+    /// The effects of a call with its planned appends, if they are within all bounds. A batch with
+    /// more than that is found by halving, like one that fails.
+    fn admit(
+        &self,
+        version: &CodeVersion,
+        batch: &Batch,
+        source: DeliverySource,
+        mut effects: Effects,
+    ) -> Result<(Effects, Vec<PlannedAppend>), CallFailure> {
+        let tenant = &batch.lane.tenant;
+        let planned = appends::plan(&self.processor, batch, std::mem::take(&mut effects.appends));
+        let admitted = planned.and_then(|appends| {
+            if source != DeliverySource::Letters {
+                self.budgets.add_letters(tenant, effects.skipped.len())?;
+            }
+            Ok(appends)
+        });
+        match admitted {
+            Ok(appends) => Ok((effects, appends)),
+            Err(reason) => {
+                // The guest must forget effects that are dropped.
+                version.handler.forget(tenant);
+                Err(Failure::Block(reason).into())
+            }
+        }
     }
 
     /// The index of the first event from `from` on that a call cannot or must not handle, and why.
@@ -386,14 +412,15 @@ impl Runner {
 }
 
 impl LaneRun {
-    /// Adds the effects of a call: changes and dead letters. Returns the failure of the next event
-    /// if the handler halted before it. Of several skipped events, the last one gets the
+    /// Adds the effects of a call: changes, dead letters and appends. Returns the failure of the
+    /// next event if the handler halted before it. Of several skipped events, the last one gets the
     /// diagnostics of the call, so that a call stores them at most once.
     fn take(
         &mut self,
         batch: &Batch,
         digest: &Arc<str>,
         effects: Effects,
+        appends: Vec<PlannedAppend>,
         changes: &mut Changes,
     ) -> Option<EventFailure> {
         let Effects { skipped, halted, mut diagnostics, .. } = effects;
@@ -416,6 +443,8 @@ impl LaneRun {
             };
             changes.insert(DocumentKey { lane: batch.lane.clone(), collection, id }, data);
         }
+        // All of them come from events before the halt.
+        self.outcome.appends.extend(appends);
         let Some(halt) = halted else {
             self.outcome.handled += batch.events.len();
             return None;
@@ -507,9 +536,10 @@ mod tests {
             let halt = Halt { index, action: HaltAction::Stop, code: String::new(), message: String::new() };
             let effects = Effects { changes: vec![change], halted: Some(halt), ..Effects::default() };
             run.take(
-                &Batch { lane: lane.clone(), attempt: 1, replaying: false, events: Vec::new() },
+                &Batch { lane: lane.clone(), attempt: 1, replaying: false, events: Vec::new(), conflicts: None },
                 &"".into(),
                 effects,
+                Vec::new(),
                 &mut changes,
             );
             assert_eq!((run.outcome.handled, changes.len()), (index, index / 2));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{in_flight::StreamPlace, shed::Shed};
+use super::{appends::PlannedAppend, in_flight::StreamPlace, shed::Shed};
 use crate::{
     model::{diagnostics::Diagnostics, event::Event, handler::Reason, ids::LaneKey},
     projections::documents::{self, Changes},
@@ -31,6 +31,8 @@ pub struct Outcome {
     pub answered: Vec<i64>,
     /// Number of set-aside events that were discarded.
     pub discarded: usize,
+    /// Events that are appended, in order.
+    pub appends: Vec<PlannedAppend>,
     /// Events that were shed instead of being handled.
     pub shed: Option<Shed>,
 }
@@ -45,7 +47,8 @@ impl Outcome {
     pub fn bytes(&self) -> usize {
         let failed = self.streams.iter().filter_map(|change| change.failed.as_ref());
         let letters = self.dead_letters.iter().chain(failed).map(DeadLetter::bytes).sum::<usize>();
-        documents::bytes(&self.documents) + letters
+        let appends = self.appends.iter().map(PlannedAppend::bytes).sum::<usize>();
+        documents::bytes(&self.documents) + letters + appends
     }
 
     /// Number of events that count as handled.

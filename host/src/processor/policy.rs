@@ -19,7 +19,7 @@ mod settings;
 
 use std::time::Duration;
 
-use super::budgets::LETTERS_LIMIT;
+use super::{appends::HOP_LIMIT, budgets::LETTERS_LIMIT};
 use back_off::{BackOff, LONGEST_REQUEST};
 pub use settings::{CODE, FailureRule, FailureSettings, Then};
 
@@ -34,19 +34,20 @@ pub enum Blame {
     Host,
     /// The plugin, which gave a reason of its own.
     Plugin,
-    /// The world outside: a service or another writer. No class belongs to it yet, because
-    /// projectors reach nothing outside.
+    /// An external cause: another writer of a stream.
     World,
 }
 
 /// Every class of a failure that the host produces, and its family. Plugins add `plugin` and
 /// `plugin:CODE`.
-const CLASSES: [(&str, Blame); 24] = [
+const CLASSES: [(&str, Blame); 27] = [
+    ("appends-limit", Blame::Event),
     ("changes-limit", Blame::Event),
     ("document-limit", Blame::Event),
     ("document-unreadable", Blame::Event),
     ("event-too-large", Blame::Event),
     ("event-unreadable", Blame::Event),
+    (HOP_LIMIT, Blame::Event),
     ("json-depth-limit", Blame::Event),
     ("malformed-output", Blame::Event),
     ("output-limit", Blame::Event),
@@ -66,11 +67,15 @@ const CLASSES: [(&str, Blame); 24] = [
     ("plugin-memory-limit", Blame::Host),
     ("tenant-memory-limit", Blame::Host),
     (THROTTLED, Blame::Host),
+    (APPEND_CONFLICT, Blame::World),
 ];
 
 /// The class of a lane whose tenant has used up a rate. It waits for exactly as long as that takes,
 /// so no setting applies to it.
 const THROTTLED: &str = crate::tenants::rates::THROTTLED;
+
+/// The class of a lane whose append expected another version of its stream.
+pub const APPEND_CONFLICT: &str = "append-conflict";
 
 /// The class of a lane whose data the database refused.
 pub const REFUSED_COMMIT: &str = "refused-commit";

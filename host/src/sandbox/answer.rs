@@ -1,6 +1,8 @@
 //! Checks of a guest's answer to a batch, which turn it into [`Effects`]. Downstream code may trust
 //! these.
 
+mod reaction;
+
 use std::{sync::Arc, time::Duration};
 
 use super::{
@@ -65,7 +67,10 @@ pub(super) fn check(
         Ok(change) => check_change(change, descriptor, limits),
         Err(broken) => Err(malformed(broken.to_string())),
     });
-    Ok(Effects { changes: changes.collect::<Result<_, _>>()?, skipped, halted, diagnostics: None })
+    let bytes = answer.changes.bytes();
+    let changes = changes.collect::<Result<_, _>>()?;
+    let appends = reaction::check(answer.effects, end, &skipped, bytes, limits)?;
+    Ok(Effects { changes, skipped, appends, halted, diagnostics: None })
 }
 
 fn check_change(change: WitChange<'_>, descriptor: &Descriptor, limits: &Limits) -> Result<Change, Reason> {

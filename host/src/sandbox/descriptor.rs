@@ -4,7 +4,7 @@
 use super::bindings::v0_1;
 use crate::model::{
     ids::{CollectionName, FamilyId},
-    spec::{Descriptor, PartitionBy, Start},
+    spec::{Descriptor, PartitionBy, ProcessorKind, Start},
 };
 
 /// Event types that a descriptor may list: far more than a plugin has handlers for. Each is
@@ -14,7 +14,11 @@ const EVENT_TYPES: usize = 1_000;
 const POINTER_BYTES: usize = 512;
 
 /// Accepts a descriptor that follows the contract's rules and this host's bounds.
-pub(super) fn check(given: v0_1::Descriptor, max_collections: usize) -> Result<Descriptor, String> {
+pub(super) fn check(
+    given: v0_1::Descriptor,
+    kind: ProcessorKind,
+    max_collections: usize,
+) -> Result<Descriptor, String> {
     let wrong = |problem: String| format!("broke the contract: {problem}");
     // Bounds first, before the host copies the lists or quotes an entry.
     if given.collections.len() > max_collections {
@@ -74,6 +78,7 @@ pub(super) fn check(given: v0_1::Descriptor, max_collections: usize) -> Result<D
     };
     Ok(Descriptor {
         id,
+        kind,
         version: given.version.chars().filter(|c| !c.is_control()).take(100).collect(),
         event_types: given.event_types,
         collections,
@@ -130,9 +135,9 @@ mod tests {
 
     #[test]
     fn a_partition_property_must_be_a_json_pointer() {
-        let accepted = check(by_property("/customer"), 32).unwrap();
+        let accepted = check(by_property("/customer"), ProcessorKind::Projector, 32).unwrap();
         assert_eq!(accepted.partition_by, PartitionBy::DataProperty("/customer".into()));
-        let refused = check(by_property("customer"), 32).unwrap_err();
+        let refused = check(by_property("customer"), ProcessorKind::Projector, 32).unwrap_err();
         assert!(refused.contains("`customer`, which is not a JSON pointer (RFC 6901); write `/customer`"), "{refused}");
     }
 
@@ -140,17 +145,20 @@ mod tests {
     fn lists_and_texts_of_a_descriptor_are_bounded() {
         let names = |count: usize| (0..count).map(|number| format!("c{number}")).collect::<Vec<_>>();
         let collections = |count| v0_1::Descriptor { collections: names(count), ..by_property("/a") };
-        assert_eq!(check(collections(32), 32).unwrap().collections.len(), 32);
-        let refused = |given| check(given, 32).unwrap_err();
+        assert_eq!(check(collections(32), ProcessorKind::Projector, 32).unwrap().collections.len(), 32);
+        let refused = |given| check(given, ProcessorKind::Projector, 32).unwrap_err();
         assert_eq!(refused(collections(33)), "lists 33 collections; limits.collections allows 32");
         let types = |types| v0_1::Descriptor { event_types: Some(types), ..by_property("/a") };
-        assert_eq!(check(types(names(1_000)), 32).unwrap().event_types.map(|types| types.len()), Some(1_000));
+        assert_eq!(
+            check(types(names(1_000)), ProcessorKind::Projector, 32).unwrap().event_types.map(|types| types.len()),
+            Some(1_000)
+        );
         let many = "lists 1001 event types; 1000 are allowed; omit the list to handle every type";
         assert_eq!(refused(types(names(1_001))), many);
         let long = refused(types(vec!["x".repeat(1 << 20)]));
         assert!(long.ends_with("xxx…` is not an event type; a type has 1 to 200 bytes without U+0000"), "{long}");
         assert!(long.len() < 200, "{long}");
-        assert!(check(by_property(&format!("/{}", "x".repeat(511))), 32).is_ok());
+        assert!(check(by_property(&format!("/{}", "x".repeat(511))), ProcessorKind::Projector, 32).is_ok());
         let pointer = refused(by_property(&format!("/{}", "x".repeat(512))));
         assert!(pointer.ends_with("with a pointer of 513 bytes; up to 512 are allowed"), "{pointer}");
         assert!(refused(by_property(&"x".repeat(512))).len() < 400);

@@ -15,8 +15,8 @@ use super::{limits::Limits, wasi};
 const PACKAGE: &str = "sandmill:processor/";
 /// The version of the contract that this host runs.
 const VERSION: &str = "0.1.0";
-/// Interfaces that a projector must export: one of each line, which are forms of the same.
-const EXPORTS: [&[&str]; 2] = [&["description"], &["projector", "projector-packed"]];
+/// Interfaces that a plugin must export: one of each line.
+const EXPORTS: [&[&str]; 2] = [&["description"], &["projector", "projector-packed", "reactor"]];
 /// Interfaces that this host offers.
 const OFFERED: [&str; 6] = ["types", "documents", "logging", "settings", "packed-types", "documents-packed"];
 
@@ -76,8 +76,8 @@ pub enum FileRejection {
     /// It is a component, but not a plugin.
     #[error(
         "does not export `{PACKAGE}{missing}@{VERSION}`{instead}\n\
-         A plugin exports `description` and `projector` of that package; in Rust, write \
-         `sandmill_guest::export_projector!(MyProjector);`."
+         A plugin exports `description` and either `projector` or `reactor` of that package; in Rust, write \
+         `sandmill_guest::export_projector!(MyProjector);` or `sandmill_guest::export_reactor!(MyReactor);`."
     )]
     NoExport {
         /// The missing interface.
@@ -85,6 +85,12 @@ pub enum FileRejection {
         /// A clause on what it exports instead; may be empty.
         instead: String,
     },
+    /// It is a projector and a reactor at once.
+    #[error(
+        "exports both `projector` and `reactor`\n\
+         Export one of them. A reactor can change documents too."
+    )]
+    TwoKinds,
     /// It imports what this host does not offer.
     #[error(
         "imports {}, which this host does not offer\nA plugin may import `documents`, `logging` and `settings` of \
@@ -137,6 +143,11 @@ impl Outline {
                 };
                 return Err(FileRejection::NoExport { missing, instead });
             }
+        }
+        let exports_any =
+            |forms: &[&str]| forms.iter().any(|form| exports.contains(&format!("{PACKAGE}{form}@{VERSION}")));
+        if exports_any(&["reactor"]) && exports_any(&["projector", "projector-packed"]) {
+            return Err(FileRejection::TwoKinds);
         }
         let offered =
             |name: &String| wasi::offers(name) || OFFERED.iter().any(|o| *name == format!("{PACKAGE}{o}@{VERSION}"));
@@ -250,13 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn either_form_of_the_projector_suffices() {
+    fn a_projector_in_either_form_or_a_reactor_suffices() {
         let checked = |projector: &str| {
             let exports = ["description", projector].map(|name| format!("{PACKAGE}{name}@{VERSION}"));
             Outline { exports: exports.into(), ..Outline::default() }.check(&Limits::default())
         };
-        assert_eq!([checked("projector"), checked("projector-packed")], [Ok(()), Ok(())]);
+        assert_eq!([checked("projector"), checked("projector-packed"), checked("reactor")], [Ok(()), Ok(()), Ok(())]);
         assert!(matches!(checked("projectors"), Err(FileRejection::NoExport { missing: "projector", .. })));
+        let both = ["description", "projector-packed", "reactor"].map(|name| format!("{PACKAGE}{name}@{VERSION}"));
+        let both = Outline { exports: both.into(), ..Outline::default() };
+        assert_eq!(both.check(&Limits::default()), Err(FileRejection::TwoKinds));
     }
 
     #[test]

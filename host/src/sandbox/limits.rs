@@ -40,6 +40,9 @@ pub struct Limits {
     /// Changes to documents in the answer to one call. Default 20000: a full page of events that
     /// each touch several documents. A batch with more is split into several calls.
     pub changes: usize,
+    /// Events that the answer to one call may append. Default 5000: a full page of events that each
+    /// lead to a few. A batch with more is split into several calls.
+    pub appends: usize,
     /// Documents that one `get-many` may name. Default 20000, as many as a call may change: each
     /// name stays in memory until the call is answered.
     pub reads: usize,
@@ -84,6 +87,7 @@ impl Default for Limits {
             wall_ms: 10_000,
             output_mib: 16,
             changes: 20_000,
+            appends: 5_000,
             reads: 20_000,
             document_kib: 1_024,
             json_depth: json::MAX_DEPTH,
@@ -168,6 +172,7 @@ impl Limits {
             ("wall-ms", self.wall_ms as usize, 2, 86_400_000),
             ("output-mib", self.output_mib, 1, 1024),
             ("changes", self.changes, 1, 1_000_000),
+            ("appends", self.appends, 1, 1_000_000),
             ("reads", self.reads, 1, 1_000_000),
             ("document-kib", self.document_kib, 1, 262_144),
             ("json-depth", self.json_depth, 1, json::MAX_DEPTH),

@@ -38,7 +38,8 @@ fn compiled(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     let linked = sandbox.linker.instantiate_pre(&component).and_then(PluginPre::new);
     let pre = linked.map_err(|e| CompileError::Unfit(format!("{e:#}")))?;
     let described = describe(sandbox, &pre)?;
-    let descriptor = descriptor::check(described, sandbox.limits.collections).map_err(LoadError::Descriptor)?;
+    let descriptor =
+        descriptor::check(described, pre.kind(), sandbox.limits.collections).map_err(LoadError::Descriptor)?;
     // Its lines are logged under the id that it runs as.
     let id = ProcessorId::from(descriptor.id.clone());
     let id = sandbox.owner.as_ref().map_or_else(|| id.clone(), |owner| id.owned_by(owner));

@@ -143,7 +143,7 @@ impl Plugin {
                 guest.exports = Some(self.pre.instantiate(&mut guest.store).await?);
             }
             let Some(exports) = &guest.exports else { return Err(wasmtime::Error::msg("no instance")) };
-            exports.project(&mut guest.store, batch).await
+            exports.handle(&mut guest.store, batch).await
         };
         guest.run(call, log, body).await
     }

@@ -96,5 +96,5 @@ pub fn batch(tenant: &TenantId, events: usize, carts: usize, data: &str) -> anyh
         })
     };
     let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };
-    Ok(Batch { lane, attempt: 1, replaying: false, events: (0..events).map(event).collect() })
+    Ok(Batch { lane, attempt: 1, replaying: false, events: (0..events).map(event).collect(), conflicts: None })
 }

@@ -39,6 +39,7 @@ fn a_good_plugin_is_described() {
     assert!(output.status.success(), "{printed}");
     for expected in [
         "  id              route-performance\n",
+        "  kind            projector\n",
         "  event types     FlightFlown FlightCancelled\n",
         "  collections     route_performance\n",
         "  partitioned by  tenant\n",
@@ -53,10 +54,12 @@ fn a_good_plugin_is_described() {
     let size = fs::metadata(component("scripted-by-property")).unwrap().len();
     assert_eq!((&found["bytes"], found["digest"].as_str().unwrap().len()), (&json!(size), 64));
     let expected = json!({
-        "id": "scripted-by-property", "version": "0.1.0", "eventTypes": null, "collections": ["scripted_property_log"],
+        "id": "scripted-by-property", "kind": "projector", "version": "0.1.0", "eventTypes": null, "collections": ["scripted_property_log"],
         "partitionBy": "data-property(/lane)", "start": "beginning", "readModelVersion": 1, "maxBatchSize": null,
     });
     assert_eq!(found["plugin"], expected);
+    let (_, found) = report(&["check", text(&component("reacting"))]);
+    assert_eq!((&found["runs"], &found["plugin"]["kind"]), (&json!(true), &json!("reactor")));
 }
 
 #[test]

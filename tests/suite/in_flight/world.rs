@@ -386,7 +386,7 @@ impl Host {
 }
 
 /// The number of kinds of steps.
-const KINDS: u32 = 40;
+const KINDS: u32 = 42;
 
 pub(super) struct World {
     pub(super) log: Log,
@@ -609,6 +609,8 @@ impl World {
                 self.host.bad.insert(self.log.next_position - i64::from(random % 3), bad);
             }
             39 => self.skip(random),
+            40 => self.refuse_busy(random),
+            41 => self.refuse_conflicts(random),
             _ => {}
         }
     }

@@ -255,6 +255,7 @@ pub(super) const PURE: &[&str] = &[
     "plugins::reconciler::schedule",
     "plugins::retries",
     "plugins::startup",
+    "processor::appends",
     "processor::attempts",
     "processor::core",
     "processor::gather",

@@ -447,7 +447,8 @@ pub mod exports {
                 );
             }
             /// A function from events to side effects: appended events, messages and timers. All of them are
-            /// data. The host commits them with its cursor, and carries them out later.
+            /// data. The host commits them with its cursor. Appends take effect in that commit, messages and
+            /// timers later.
             ///
             /// In every effect, `cause` is the index into `batch.events` of the event that led to it. The host
             /// derives ids and idempotency keys from the cause's id and the effect's number among those of the
@@ -524,8 +525,8 @@ pub mod exports {
                     pub cause: u32,
                     /// A stream of the same tenant, 1 to 512 bytes.
                     pub stream_id: _rt::String,
-                    /// If the stream has another version, nothing of this answer from `cause` on is committed. The
-                    /// next attempt receives an `append-conflict`.
+                    /// If the stream has another version, nothing of this answer is committed. The next attempt
+                    /// receives an `append-conflict`.
                     pub expected: ExpectedVersion,
                     /// At least one.
                     pub events: _rt::Vec<NewEvent>,
@@ -544,7 +545,7 @@ pub mod exports {
                     }
                 }
                 /// A message for a sink. Messages of a lane are delivered in order, at least once, each with a
-                /// key that is the same at every delivery.
+                /// key that is the same at every delivery. A host without the sink rejects the answer.
                 #[derive(Clone)]
                 pub struct Message {
                     /// The event that led to it.
@@ -572,7 +573,8 @@ pub mod exports {
                             .finish()
                     }
                 }
-                /// An append that is carried out at a given time. A workflow wakes itself up with it.
+                /// An append that is carried out at a given time. Workflows use timers to wake themselves. A host
+                /// without timers rejects the answer.
                 #[derive(Clone)]
                 pub struct Timer {
                     /// The event that led to it.
@@ -623,15 +625,15 @@ pub mod exports {
                         }
                     }
                 }
-                /// An append of the previous attempt whose stream had another version. Nothing of that attempt
-                /// was committed.
+                /// An append of an earlier attempt whose stream had another version. Nothing of that attempt was
+                /// committed.
                 #[derive(Clone)]
                 pub struct AppendConflict {
                     /// Index into the batch of this attempt.
                     pub cause: u32,
                     /// The stream.
                     pub stream_id: _rt::String,
-                    /// The version that the append asked for.
+                    /// The version that the append expected.
                     pub expected: ExpectedVersion,
                     /// The stream's version at that time, 0 if it did not exist.
                     pub actual: u64,
@@ -1856,7 +1858,7 @@ pub mod exports {
                     }
                 }
                 pub trait Guest {
-                    /// Handles a batch. `conflicts` are those of the previous attempt; empty on a first one.
+                    /// Handles a batch. `conflicts` are those of earlier attempts at its events, usually none.
                     #[allow(async_fn_in_trait)]
                     fn react(
                         batch: Batch,

@@ -40,7 +40,7 @@ the same id or collection, or a read model that other code has built.
 
 With --json it prints one object; a value is null if it is not known:
   {\"file\", \"runs\", \"rejected\", \"bytes\", \"digest\", \"contract\", \"imports\": [name],
-   \"plugin\": {\"id\", \"version\", \"eventTypes\", \"collections\", \"partitionBy\", \"start\",
+   \"plugin\": {\"id\", \"kind\", \"version\", \"eventTypes\", \"collections\", \"partitionBy\", \"start\",
      \"readModelVersion\", \"maxBatchSize\"}}
 
 Exit codes: 0 this host would run it; 1 it would not; 2 invalid arguments or settings."
@@ -88,6 +88,7 @@ struct CheckReport<'a> {
 #[serde(rename_all = "camelCase")]
 struct PluginSummary<'a> {
     id: &'a str,
+    kind: &'static str,
     version: &'a str,
     /// None means every type.
     event_types: Option<&'a [String]>,
@@ -125,6 +126,7 @@ impl<'a> CheckReport<'a> {
         let list = |names: &[String]| if names.is_empty() { "none".into() } else { text::some_of(names, " ") };
         if let Some(plugin) = &self.plugin {
             row("id", Some(plugin.id.into()));
+            row("kind", Some(plugin.kind.into()));
             row("version", (!plugin.version.is_empty()).then(|| plugin.version.into()));
             row("event types", Some(plugin.event_types.map_or_else(|| "all".into(), list)));
             row("collections", Some(list(&plugin.collections.iter().map(|name| name.to_string()).collect::<Vec<_>>())));
@@ -155,6 +157,7 @@ impl<'a> PluginSummary<'a> {
         };
         PluginSummary {
             id: descriptor.id.as_str(),
+            kind: descriptor.kind.name(),
             version: &descriptor.version,
             event_types: descriptor.event_types.as_deref(),
             collections: descriptor.collections.iter().map(|name| name.as_str()).collect(),

@@ -6,7 +6,7 @@ use super::{Command, Core, Now, Surroundings};
 use crate::{
     model::ids::LaneKey,
     processor::{
-        in_flight::{CommitPlan, CommitRejection, Patience, Weighted},
+        in_flight::{CommitPlan, CommitRejection, LaneConflicts, Patience, Weighted},
         lane_checkpoints::LaneState,
         policy::Verdict,
     },
@@ -88,6 +88,7 @@ impl<T: Weighted + Default> Core<T> {
             || self.commits.finished * PLANS_PER_PAGE >= self.in_flight.lanes_active()
             || now.since(self.commits.planned_at) >= PLAN_INTERVAL
             || self.in_flight.patience_ends(self.patience()).is_some_and(|end| end <= now.wall)
+            || self.in_flight.deferral_ends().is_some_and(|end| end <= now.wall)
     }
 
     /// How long a commit waits for unfinished lanes in the current state.
@@ -129,6 +130,22 @@ impl<T: Weighted + Default> Core<T> {
         if let Some(lane) = self.in_flight.rejected(plan, known, &rejection) {
             self.queued.push_back(Command::Discard { lane, refused: (!was_known).then_some(why) });
         }
+        self.lane_reads.due = self.in_flight.next_due();
+    }
+
+    /// Applies the refusal of a commit that appends to busy streams.
+    pub(super) fn deferred(&mut self, plan: CommitPlan<T>, lanes: &[LaneKey], now: Now) {
+        self.commit_ended();
+        self.in_flight.deferred(plan, lanes, now.wall);
+    }
+
+    /// Applies the refusal of a commit whose appends conflict with the versions of streams.
+    pub(super) fn conflicted(&mut self, plan: CommitPlan<T>, lanes: Vec<LaneConflicts>, now: Now) {
+        self.commit_ended();
+        for LaneConflicts { lane, .. } in &lanes {
+            self.queued.push_back(Command::Discard { lane: lane.clone(), refused: None });
+        }
+        self.in_flight.conflicted(plan, lanes, now.wall);
         self.lane_reads.due = self.in_flight.next_due();
     }
 

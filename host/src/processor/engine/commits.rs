@@ -13,14 +13,18 @@ use std::{
 use super::{Engine, WorkResults};
 use crate::{
     failpoint,
-    model::{handler::BoxFuture, ids::LaneKey},
+    model::{
+        handler::{BoxFuture, Reason},
+        ids::LaneKey,
+        reaction::AppendConflict,
+    },
     processor::{
-        commit::{Commit, CommitError, Committer},
+        commit::{AppendRefusal, Commit, CommitError, Committer},
         core::Input,
-        in_flight::CommitPlan,
+        in_flight::{CommitPlan, LaneConflicts},
         lane::TermEnded,
         lane_checkpoints::LaneState,
-        policy::{FailedAttempt, REFUSED_COMMIT, Wish},
+        policy::{APPEND_CONFLICT, FailedAttempt, REFUSED_COMMIT, Wish},
     },
     projections::documents::{PrepareError, Writes},
     scheduler::Class,
@@ -152,8 +156,34 @@ impl Engine<'_> {
                 }
                 Ok(self.rejected(plan, None, REFUSED_COMMIT, why))
             }
+            Err(CommitFailure::Commit(CommitError::Appends(AppendRefusal::Busy(lanes)))) => {
+                Ok(Input::Deferred { plan, lanes })
+            }
+            Err(CommitFailure::Commit(CommitError::Appends(AppendRefusal::Conflicts(found)))) => {
+                let lanes = found.into_iter().map(|(lane, conflicts)| self.conflicts(lane, conflicts)).collect();
+                Ok(Input::Conflicted { plan, lanes })
+            }
             Err(CommitFailure::Commit(error)) => Err(error.into()),
         }
+    }
+
+    /// The conflicts of a lane, with what the failure policy says about a further conflict of the
+    /// same event.
+    fn conflicts(&self, lane: LaneKey, conflicts: Vec<AppendConflict>) -> LaneConflicts {
+        let version = self.runner.code.current();
+        let why = conflicts.first().map_or_else(String::new, |conflict| {
+            let AppendConflict { stream, expected, actual, .. } = conflict;
+            format!("the append to stream {stream} expected version {expected}, and the stream has version {actual}")
+        });
+        let reason = Reason::new(APPEND_CONFLICT, why);
+        let failed = FailedAttempt {
+            class: APPEND_CONFLICT,
+            wish: Wish::Retry { after: None },
+            attempt: self.core.attempts(&lane).saturating_add(1),
+            on_probation: version.is_on_probation(),
+            spread: u64::from(lane.bucket()),
+        };
+        LaneConflicts { verdict: version.policy.verdict(&failed), lane, conflicts, reason }
     }
 
     /// The rejection of a plan, with what the failure policy says about an event whose results are

@@ -43,6 +43,7 @@ impl Engine<'_> {
                         cost: None,
                         skip: None,
                         parked: None,
+                        conflicts: None,
                         source,
                     };
                     let result = match &redelivery.refused {

@@ -79,9 +79,10 @@ impl Engine<'_> {
         let (runner, documents) = (self.runner.clone(), self.documents.of_term.clone());
         let cost = self.runs.costs.get(&lane).copied();
         self.runs.under_way.push(Box::pin(async move {
-            let LaneWork { events, attempts, skip, parked, .. } = &work;
-            let (skip, parked) = (skip.as_deref(), parked.as_deref());
-            let delivery = Delivery { events, attempts: *attempts, cost, skip, parked, source: DeliverySource::Log };
+            let LaneWork { events, attempts, skip, parked, conflicts, .. } = &work;
+            let (skip, parked, conflicts) = (skip.as_deref(), parked.as_deref(), conflicts.as_ref());
+            let source = DeliverySource::Log;
+            let delivery = Delivery { events, attempts: *attempts, cost, skip, parked, conflicts, source };
             let result = runner.run(&lane, class, delivery, documents).await;
             (lane, RunWork::Log(work), result)
         }));

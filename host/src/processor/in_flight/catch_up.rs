@@ -130,7 +130,7 @@ impl<T: Weighted> InFlight<T> {
         for (index, (events, difference, end)) in result.pieces.into_iter().enumerate().rev() {
             let attempts = attempts::earlier(reading.attempts, index);
             let skip = reading.skip.clone();
-            let work = LaneWork { page, difference, end, events, attempts, skip, parked: None };
+            let work = LaneWork { page, difference, end, events, attempts, skip, parked: None, conflicts: None };
             lane.queued_bytes += work.weight();
             lane.queue.push_front(work);
         }

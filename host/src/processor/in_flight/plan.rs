@@ -6,7 +6,7 @@
 //! (the *culprit*) is known.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -80,6 +80,17 @@ impl<T> CommitPlan<T> {
         let left = self.left.iter().map(|(lane, checkpoint)| (lane, checkpoint));
         left.chain(self.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint)))
     }
+
+    /// The number of events that it takes of each of these lanes.
+    pub(super) fn events_of<'a>(&self, lanes: impl Iterator<Item = &'a LaneKey>) -> BTreeMap<LaneKey, usize> {
+        let mut events: BTreeMap<LaneKey, usize> = lanes.map(|lane| (lane.clone(), 0)).collect();
+        for ((key, _), taken) in self.results.iter().zip(&self.taken) {
+            if let Some(events) = events.get_mut(key) {
+                *events += taken.events;
+            }
+        }
+        events
+    }
 }
 
 impl<T: Weighted> InFlight<T> {
@@ -106,8 +117,10 @@ impl<T: Weighted> InFlight<T> {
             self.pages_up_to(page).any(|dispatched| dispatched.has_work || store && dispatched.has_events);
         let suspects = self.suspects.last().cloned();
         let of_suspects = suspects.is_some();
-        let only = suspects.or_else(|| self.choose(page));
-        let included = |key: &LaneKey| only.as_ref().is_none_or(|group| group.contains(key));
+        let only = suspects.or_else(|| self.choose(page, now));
+        let refused = &self.refused_appends;
+        let included =
+            |key: &LaneKey| only.as_ref().is_none_or(|group| group.contains(key)) && !refused.is_busy(key, now);
         let mut plan = CommitPlan {
             from: self.stored.clone(),
             to: self.end_of(page).clone(),
@@ -131,18 +144,30 @@ impl<T: Weighted> InFlight<T> {
         Some(plan)
     }
 
-    /// The lanes whose results a commit up to `page` includes; none if it includes all.
-    fn choose(&mut self, page: PageNumber) -> Option<BTreeSet<LaneKey>> {
+    /// The lanes whose results a commit up to `page` includes; none if it includes all but those
+    /// whose streams are busy.
+    fn choose(&mut self, page: PageNumber, now: SystemTime) -> Option<BTreeSet<LaneKey>> {
         let weight = |lane: &Lane<T>| -> Option<usize> {
             let weights = lane.done.iter().take_while(|done| done.page <= page).map(|done| done.results.weight());
             weights.reduce(|sum, weight| sum + weight)
         };
-        let ready: Vec<(&LaneKey, bool, usize)> =
-            self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.max_events.is_some(), weight(lane)?))).collect();
+        let refused = &self.refused_appends;
+        let mut ready: Vec<(&LaneKey, bool, usize)> = self
+            .lanes
+            .iter()
+            .filter(|(key, _)| !refused.is_busy(key, now))
+            .filter_map(|(key, lane)| Some((key, lane.max_events.is_some(), weight(lane)?)))
+            .collect();
+        let busy = ready.iter().filter(|(key, ..)| refused.was_busy(key)).count();
+        let divided = busy > 0 && busy < ready.len();
+        if divided {
+            let of_busy = self.refused_appends.turn_of_busy();
+            ready.retain(|(key, ..)| self.refused_appends.was_busy(key) == of_busy);
+        }
         let bytes: usize = ready.iter().map(|(.., bytes)| bytes).sum();
-        let alone = ready.iter().any(|(_, restricted, _)| *restricted);
-        if ready.len() < 2 || bytes <= self.bounds.commit_bytes && !alone {
-            return None;
+        let alone = ready.len() > 1 && ready.iter().any(|(_, restricted, _)| *restricted);
+        if bytes <= self.bounds.commit_bytes && !alone || ready.len() < 2 {
+            return divided.then(|| ready.iter().map(|(key, ..)| (*key).clone()).collect());
         }
         let first = self.first_of_next_commit.take();
         let first = ready.iter().position(|(key, ..)| Some(*key) >= first.as_ref()).unwrap_or(0);
@@ -223,6 +248,11 @@ impl<T: Weighted> InFlight<T> {
         }
         let mut written = Vec::with_capacity(plan.left.len() + plan.moved.len());
         for ((key, _), taken) in plan.results.iter().zip(&plan.taken) {
+            if self.refused_appends.committed(key, taken.first)
+                && let Some(lane) = self.lanes.get_mut(key)
+            {
+                lane.max_events = None;
+            }
             let Some(changes) = &taken.changes else { continue };
             self.streams.committed(key, &changes.streams);
             if let Some(redelivered) = &changes.redelivered {
@@ -237,6 +267,7 @@ impl<T: Weighted> InFlight<T> {
             }
         }
         for (key, _) in plan.rejoined {
+            self.refused_appends.rejoined(&key);
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = None;
                 lane.max_events = None;
@@ -267,7 +298,6 @@ impl<T: Weighted> InFlight<T> {
         culprit: Option<LaneKey>,
         rejection: &CommitRejection<'_>,
     ) -> Option<LaneKey> {
-        self.committing = false;
         if plan.suspects {
             self.suspects.pop();
         }
@@ -276,18 +306,8 @@ impl<T: Weighted> InFlight<T> {
         if let Some(culprit) = culprit {
             affected = vec![culprit];
         }
-        let mut events = 0;
-        for ((key, results), taken) in plan.results.into_iter().zip(plan.taken).rev() {
-            events += if affected.first() == Some(&key) { taken.events } else { 0 };
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.done.push_front(taken.exchange(results).0);
-            }
-        }
-        let mut rejected = Vec::new();
-        for (key, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_commit) {
-            lane.in_commit = false;
-            rejected.push(key.clone());
-        }
+        let events = plan.events_of(affected.iter().take(1)).into_values().next().unwrap_or(0);
+        let rejected = self.put_back(plan);
         let culprit = match &affected[..] {
             [] => None,
             [culprit] => {
@@ -307,11 +327,29 @@ impl<T: Weighted> InFlight<T> {
         culprit
     }
 
-    /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
-    /// rejected.
-    fn restrict(&mut self, key: &LaneKey, events: usize, rejection: &CommitRejection<'_>) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        let reason = Reason::new(rejection.class, rejection.why);
+    /// Puts the results of a plan back, because nothing of it was committed. Returns the lanes that
+    /// were part of it.
+    pub(super) fn put_back(&mut self, plan: CommitPlan<T>) -> Vec<LaneKey> {
+        self.committing = false;
+        for ((key, results), taken) in plan.results.into_iter().zip(plan.taken).rev() {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.done.push_front(taken.exchange(results).0);
+            }
+        }
+        let mut affected = Vec::new();
+        for (key, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_commit) {
+            lane.in_commit = false;
+            affected.push(key.clone());
+        }
+        affected
+    }
+
+    /// Drops the results of a lane, which reads its events again from its row on. Returns the
+    /// position of the first of them, if it is known; none if there is no such lane or its first
+    /// results were a redelivery, which ends with this reason.
+    pub(super) fn drop_results(&mut self, key: &LaneKey, reason: &Reason) -> Option<Option<i64>> {
+        self.refused_appends.dropped(key);
+        let lane = self.lanes.get_mut(key)?;
         let first = lane.done.iter().find_map(|done| done.first);
         let dropped: Vec<FinishedWork<T>> = lane.done.drain(..).collect();
         self.uncommitted_bytes -= dropped.iter().map(|done| done.results.weight()).sum::<usize>();
@@ -326,7 +364,15 @@ impl<T: Weighted> InFlight<T> {
             is_redelivery |= index == 0;
             self.redelivery_dropped(key, redelivered, (index == 0).then(|| reason.clone()));
         }
-        let Some(lane) = self.lanes.get_mut(key).filter(|_| !is_redelivery) else { return };
+        (!is_redelivery).then_some(first)
+    }
+
+    /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
+    /// rejected.
+    fn restrict(&mut self, key: &LaneKey, events: usize, rejection: &CommitRejection<'_>) {
+        let reason = Reason::new(rejection.class, rejection.why);
+        let Some(first) = self.drop_results(key, &reason) else { return };
+        let Some(lane) = self.lanes.get_mut(key) else { return };
         match lane.max_events {
             // A restricted lane may have rejoined the tail already, and so handle more than it
             // would read.

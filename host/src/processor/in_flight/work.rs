@@ -6,6 +6,7 @@ use crate::{
     model::{
         cursor::{Difference, Progress},
         event::Event,
+        reaction::AppendConflict,
     },
     processor::lane_checkpoints::{LaneState, Skip},
 };
@@ -33,6 +34,9 @@ pub struct LaneWork {
     /// The lane's parked streams, whose events it passes over; none if it has none. Known when the
     /// work starts.
     pub parked: Option<Arc<ParkedStreams>>,
+    /// Appends of earlier attempts at the events that conflicted; none if there are none. Known
+    /// when the work starts.
+    pub conflicts: Option<Arc<[AppendConflict]>>,
 }
 
 /// The end of a run.

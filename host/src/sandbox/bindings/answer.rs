@@ -1,10 +1,10 @@
-//! A guest's answer to a batch, with the same parts in every form of the contract.
+//! A guest's answer to a batch, with the same parts for projectors in both forms and for reactors.
 
 use std::fmt;
 
 use super::{
     packed::text,
-    v0_1::{self, Halt, PackedChange, PackedProjection, Projection, SkippedEvent, Text},
+    v0_1::{self, Halt, PackedChange, PackedProjection, Projection, SkippedEvent, Text, reactor},
 };
 
 /// An answer that is yet to be checked.
@@ -12,6 +12,16 @@ pub(in crate::sandbox) struct Answer {
     pub(in crate::sandbox) changes: Changes,
     pub(in crate::sandbox) skipped: Vec<SkippedEvent>,
     pub(in crate::sandbox) halted: Option<Halt>,
+    /// Effects outside the documents; none of a projector.
+    pub(in crate::sandbox) effects: SideEffects,
+}
+
+/// The effects of a reactor outside its documents.
+#[derive(Default)]
+pub(in crate::sandbox) struct SideEffects {
+    pub(in crate::sandbox) appends: Vec<reactor::Append>,
+    pub(in crate::sandbox) messages: Vec<reactor::Message>,
+    pub(in crate::sandbox) timers: Vec<reactor::TimerChange>,
 }
 
 /// The changes of an answer, in the form in which the guest passed them.
@@ -123,14 +133,21 @@ impl<'a> From<&'a v0_1::Change> for Change<'a> {
 impl From<Projection> for Answer {
     fn from(answer: Projection) -> Self {
         let Projection { changes, skipped, halted } = answer;
-        Answer { changes: Changes::Plain(changes), skipped, halted }
+        Answer { changes: Changes::Plain(changes), skipped, halted, effects: SideEffects::default() }
     }
 }
 
 impl From<PackedProjection> for Answer {
     fn from(answer: PackedProjection) -> Self {
         let PackedProjection { texts, changes, skipped, halted } = answer;
-        Answer { changes: Changes::Packed { texts, changes }, skipped, halted }
+        Answer { changes: Changes::Packed { texts, changes }, skipped, halted, effects: SideEffects::default() }
+    }
+}
+
+impl From<reactor::Reaction> for Answer {
+    fn from(answer: reactor::Reaction) -> Self {
+        let reactor::Reaction { changes, appends, messages, timers, skipped, halted } = answer;
+        Answer { changes: Changes::Plain(changes), skipped, halted, effects: SideEffects { appends, messages, timers } }
     }
 }
 

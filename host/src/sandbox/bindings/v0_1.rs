@@ -1,4 +1,4 @@
-//! Generated bindings of `sandmill:processor@0.1.0`, in both forms.
+//! Generated bindings of `sandmill:processor@0.1.0`: projectors in both forms, and reactors.
 
 use crate::model;
 
@@ -36,6 +36,23 @@ mod generated_packed {
     });
 }
 
+#[allow(missing_docs, reason = "generated; the contract itself documents every item")]
+mod generated_reactor {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "reactor-plugin",
+        imports: { default: trappable },
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: true },
+        with: {
+            "sandmill:processor/types": super::generated::sandmill::processor::types,
+            "sandmill:processor/documents": super::generated::sandmill::processor::documents,
+            "sandmill:processor/logging": super::generated::sandmill::processor::logging,
+            "sandmill:processor/settings": super::generated::sandmill::processor::settings,
+        },
+    });
+}
+
 pub(in crate::sandbox) use generated::{
     ProjectorPlugin, ProjectorPluginPre,
     exports::sandmill::processor::{
@@ -58,6 +75,9 @@ pub(in crate::sandbox) use generated_packed::{
             Text,
         },
     },
+};
+pub(in crate::sandbox) use generated_reactor::{
+    ReactorPlugin, ReactorPluginPre, exports::sandmill::processor::reactor,
 };
 
 impl<'e> From<&'e model::event::Event> for Event<'e> {

@@ -1,0 +1,16 @@
+-- Appends the events of a commit's reactors. The parameters are those of the function.
+--
+-- $1 text[]     tenants of the streams
+-- $2 text[]     names of the streams
+-- $3 integer[]  stream of each append
+-- $4 integer[]  lane of each append
+-- $5 bigint[]   expected version of each append; null = any
+-- $6 integer[]  number of events of each append
+-- $7 integer[]  lanes that append events with ids of their own choice
+-- $8 integer[]  append of each event
+-- $9 integer[]  number of each event in its append
+-- $10 text[]    type of each event
+-- $11 text[]    id of each event
+-- $12 text[]    data of each event
+-- $13 text[]    metadata of each event
+select sandmill.append_all($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
