@@ -497,7 +497,7 @@ fn blocked_lanes_cost_no_step_of_the_tracker_anything() {
         (0..=BLOCKED).map(|n| Arc::new(Event { tenant: lane(n).tenant, ..event(n) })).collect();
     let lanes = events.iter().enumerate().map(|(n, event)| (lane(n), vec![event.clone()])).collect();
     let page = Page { from: progress, to: "20:20:||".parse().unwrap(), events };
-    in_flight.dispatch(&page, lanes, |_| false);
+    in_flight.dispatch(&page, false, lanes, |_| false);
     assert_eq!((in_flight.lanes_active(), in_flight.pages_open()), (1, 1));
     let (key, work) = in_flight.start(|_| None).unwrap();
     assert_eq!((&key, work.events.len()), (&lane(BLOCKED), 1));

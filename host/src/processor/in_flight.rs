@@ -74,6 +74,11 @@ struct OpenPage {
     has_work: bool,
     /// Whether it had any events.
     has_events: bool,
+    /// Whether its events are too old to count as live.
+    late: bool,
+    /// The number of lanes that have not finished it, and of all lanes that had events in it.
+    unfinished: usize,
+    lanes: usize,
     /// When the first and the last of its lanes finished. From the first time on, results wait for
     /// a commit.
     finished: Option<(SystemTime, SystemTime)>,
@@ -259,10 +264,11 @@ impl<T: Weighted> InFlight<T> {
 
     /// Dispatches a page: queues each lane's events in it. A lane with a row and several queued
     /// pages is detached if too much is queued for it, or if `exceeds_share` reports that it
-    /// exceeds its share.
+    /// exceeds its share. `late` is whether the events are too old to count as live.
     pub fn dispatch(
         &mut self,
         page: &crate::model::event::Page,
+        late: bool,
         lanes: Vec<(LaneKey, Vec<Arc<Event>>)>,
         exceeds_share: impl Fn(&LaneKey) -> bool,
     ) {
@@ -284,6 +290,9 @@ impl<T: Weighted> InFlight<T> {
             end: page.to.clone(),
             has_work: !fed.is_empty(),
             has_events: !page.events.is_empty(),
+            late,
+            unfinished: fed.len(),
+            lanes: fed.len(),
             finished: None,
         });
         let difference = page.difference();
@@ -317,6 +326,13 @@ impl<T: Weighted> InFlight<T> {
                 self.startable.push_back(key);
             }
         }
+    }
+
+    /// The first uncommitted page, if its events are too old to count as live: the number of lanes
+    /// that have not finished it, and of all lanes that had events in it.
+    pub fn late_page(&self) -> Option<(usize, usize)> {
+        let first = self.open_pages.iter().find(|page| page.has_work)?;
+        first.late.then_some((first.unfinished, first.lanes))
     }
 
     fn last_page(&self) -> PageNumber {
@@ -446,6 +462,7 @@ impl<T: Weighted> InFlight<T> {
             // long.
             if lane.queue.front().is_none_or(|next| next.page > work.page) {
                 finished.1 = now;
+                page.unfinished = page.unfinished.saturating_sub(1);
             }
         }
         self.park_or_remove(key);

@@ -450,7 +450,7 @@ impl World {
         }
         // A lane that exceeds its share is detached if it is behind.
         let exceeds_share = self.exceeds_share || self.log.next_position % 5 == 0;
-        self.host.in_flight.dispatch(&page, lanes, |_| exceeds_share);
+        self.host.in_flight.dispatch(&page, false, lanes, |_| exceeds_share);
     }
 
     /// Whether the processor sheds.

@@ -17,8 +17,10 @@ use crate::{
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
 /// The same while the events are too old to count as live. At most 5 s, and at most 250 ms after
 /// the last lane finished: users do not wait for these events, and leaving lanes behind has a cost.
-/// A page of thousands of lanes takes a while although none of them is slow.
 const PATIENCE_LATE: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
+/// The additional time for each lane of a page. 1 ms: a page of thousands of lanes takes a while
+/// although none of them is slow.
+const PATIENCE_PER_LANE: Duration = Duration::from_millis(1);
 /// The same while the term drains or is paused.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
 /// Maximum time before progress past events that concern no lane is stored. 1 s: a longer time
@@ -92,8 +94,19 @@ impl<T: Weighted + Default> Core<T> {
     }
 
     /// How long a commit waits for unfinished lanes in the current state.
+    ///
+    /// The last pages of a backlog are still being handled when the tail is at the head of the log.
+    /// A commit then waits for them as before, unless few lanes would be left behind.
     pub(super) fn patience(&self) -> Patience {
-        self.settings.pressure.patience(if self.tail.late { PATIENCE_LATE } else { PATIENCE })
+        let late_page = self.in_flight.late_page();
+        let many_are_left = late_page.is_some_and(|(unfinished, _)| unfinished > self.settings.lanes_at_once);
+        let patience = if self.tail.late || many_are_left {
+            let lanes = late_page.map_or(0, |(_, lanes)| u32::try_from(lanes).unwrap_or(u32::MAX));
+            Patience { first: PATIENCE_LATE.first + PATIENCE_PER_LANE * lanes, ..PATIENCE_LATE }
+        } else {
+            PATIENCE
+        };
+        self.settings.pressure.patience(patience)
     }
 
     /// Applies the success of a commit.

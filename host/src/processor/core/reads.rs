@@ -138,7 +138,7 @@ impl<T: Weighted + Default> Core<T> {
         tail.late = tail.behind && !page.events.last().is_some_and(|event| is_recent(event.recorded_at, now));
         tail.scale = if tail.behind { tail.scale.after(page.events.len(), lanes.len()) } else { PageScale::BEHIND };
         let behind_since = &self.behind_since;
-        self.in_flight.dispatch(page, lanes, |lane| {
+        self.in_flight.dispatch(page, tail.late, lanes, |lane| {
             behind_since.get(lane).is_some_and(|since| now.since(*since) >= MAX_TIME_BEHIND)
                 || host.debt(&lane.tenant) >= MAX_DEBT
         });

@@ -248,6 +248,27 @@ fn a_page_is_read_run_and_committed_while_the_next_one_is_read() {
     assert_eq!(names(&term.commands()), ["read a page"]);
 }
 
+/// The tail is at the head of the log while the last old page is still being handled.
+#[test]
+fn few_lanes_are_left_behind_by_the_last_page_of_a_backlog() {
+    let mut term = Term::begin();
+    term.commands();
+    term.page(&["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+    let mut under_way = runs(term.commands());
+    term.page(&[]);
+    let plan = loop {
+        let (lane, work) = under_way.remove(0);
+        term.ran(lane, work, 1, None);
+        term.pass(Duration::from_millis(10));
+        let commands = term.commands();
+        if names(&commands).contains(&"commit") {
+            break commit(commands);
+        }
+        under_way.extend(runs(commands));
+    };
+    assert_eq!((plan.results.len(), plan.left.len()), (8, 2), "as many as run at once");
+}
+
 #[test]
 fn a_lane_that_stops_is_left_behind_and_tries_again_when_it_is_due() {
     let mut term = Term::begin();

@@ -32,7 +32,15 @@ impl<T: Weighted> InFlight<T> {
             lane.done.push_back(FinishedWork { page, end, first: None, events: 0, results, changes: None });
             jumped += 1;
         }
-        self.open_pages.push_back(OpenPage { end, has_work: jumped > 0, has_events: true, finished: None });
+        self.open_pages.push_back(OpenPage {
+            end,
+            has_work: jumped > 0,
+            has_events: true,
+            late: false,
+            unfinished: 0,
+            lanes: 0,
+            finished: None,
+        });
         jumped
     }
 }
