@@ -121,7 +121,7 @@ impl Workflow for Checkout {
                 decisions.append(stream).event("OrderCompleted", &content)?;
             }
             (OrderEvent::ShipmentSent { .. }, _) => {
-                return Err(Failure::skip("not-paid", format!("nobody has paid for the order {order_id}")));
+                return Err(Failure::skip("not-paid", format!("the order {order_id} is not paid")));
             }
             _ => {}
         }

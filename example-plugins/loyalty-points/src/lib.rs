@@ -33,7 +33,7 @@ impl Reactor for LoyaltyPoints {
     fn react(event: CartEvent, _: Event<'_>, effects: &mut Effects<'_>) -> Result<(), Failure> {
         let CartEvent::ShoppingCartConfirmed { customer_id, total } = event;
         if customer_id.is_empty() {
-            return Err(Failure::skip("no-customer", "the order belongs to nobody who could earn points"));
+            return Err(Failure::skip("no-customer", "the order has no customer, who could earn points"));
         }
         effects.append(format!("points-{customer_id}")).event("PointsEarned", &PointsEarned { points: total / 10 })?;
         Ok(())
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_of_nobody_is_skipped() {
+    fn an_order_without_a_customer_is_skipped() {
         reactor::<LoyaltyPoints>()
             .given([
                 confirmed("", 50),

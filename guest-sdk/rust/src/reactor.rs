@@ -65,7 +65,7 @@ pub trait BatchReactor {
 ///     fn react(event: AccountEvent, _: Event<'_>, effects: &mut Effects<'_>) -> Result<(), Failure> {
 ///         let AccountEvent::Overdrawn { customer, cents } = event;
 ///         if customer.is_empty() {
-///             return Err(Failure::skip("no-customer", "the account belongs to nobody"));
+///             return Err(Failure::skip("no-customer", "the account has no customer"));
 ///         }
 ///         effects.send("letters", "Reminder", &Reminder { cents })?.header("customer", customer);
 ///         Ok(())

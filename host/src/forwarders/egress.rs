@@ -1,6 +1,6 @@
 //! Which addresses the host may contact on behalf of a plugin or a tenant. Pure.
 //!
-//! Only public unicast addresses may be contacted, so that nobody can use the host to reach its own
+//! Only public unicast addresses may be contacted, so that no URL can lead the host into its own
 //! network, its machine or a cloud's metadata service (server-side request forgery). The operator
 //! may permit further networks.
 //!

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 client for one endpoint.
 //!
-//! It sends a request and returns the answer, whatever its status. It follows no redirect, uses no
+//! It sends a request and returns the answer, with any status. It follows no redirect, uses no
 //! proxy and decompresses nothing. Its connections go to addresses that [`egress`](super::egress)
 //! has checked.
 //!
@@ -10,7 +10,7 @@
 //! - **Reuse.** A connection is kept for the next request if its answer was read to the end. A kept
 //!   connection that turns out dead before any byte of the answer is replaced once by a new one.
 //! - **Tasks.** There are none: a request drives its own connection, and closes it when it is
-//!   dropped. Nobody watches idle connections; they are checked before they are used.
+//!   dropped. Idle connections are not watched; they are checked before they are used.
 
 mod connect;
 mod connection;
@@ -102,7 +102,7 @@ impl Client {
             match kept.send(request.clone()).await {
                 Ok(response) => return Ok((kept, response)),
                 Err(error) if kept.has_answered() => return Err(error.into()),
-                // The receiver closed it while nobody used it, perhaps just now.
+                // The receiver closed it while it was idle, perhaps just now.
                 Err(_) => {}
             }
         }

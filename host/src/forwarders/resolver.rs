@@ -46,7 +46,7 @@ impl Resolver for SystemResolver {
             let permit = self.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
             let name = name.to_owned();
             // As in `tokio::net::lookup_host`, but the permit stays with the thread: a lookup that
-            // nobody waits for still occupies it.
+            // was abandoned still occupies it.
             let lookup = spawn_blocking(move || {
                 let _permit = permit;
                 (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect())

@@ -22,8 +22,9 @@
 //!   commits. A lane whose results made a shared commit fail commits alone until it has caught up.
 //! - A detached lane rejoins the tail by reading up to the last page dispatched, while later pages
 //!   are queued for it. The commit that moves the cursor at least that far deletes its row.
-//! - A lane whose results append to a busy stream commits later, alone. One whose appends conflict
-//!   with the version of a stream handles its events again.
+//! - A lane whose results append to a busy stream is detached and commits later. Such lanes and all
+//!   others take turns. One whose appends conflict with the version of a stream handles its events
+//!   again.
 //! - A lane that is behind and idle is [parked]: it costs only the memory for its row, and
 //!   no step iterates over it.
 

@@ -33,7 +33,8 @@ pub(super) fn check(
             format!("answered with {} changes; {} are allowed (limits.changes)", answer.changes.len(), limits.changes);
         return Err(Reason::new("changes-limit", message));
     }
-    if answer.changes.bytes() > limits.output_bytes() as u64 {
+    let bytes = answer.changes.bytes();
+    if bytes > limits.output_bytes() as u64 {
         return Err(failure::output_limit());
     }
     let halted = match answer.halted {
@@ -67,7 +68,6 @@ pub(super) fn check(
         Ok(change) => check_change(change, descriptor, limits),
         Err(broken) => Err(malformed(broken.to_string())),
     });
-    let bytes = answer.changes.bytes();
     let changes = changes.collect::<Result<_, _>>()?;
     let appends = reaction::check(answer.effects, end, &skipped, bytes, limits)?;
     Ok(Effects { changes, skipped, appends, halted, diagnostics: None })

@@ -31,7 +31,7 @@ impl Endpoint {
     /// The endpoint of a URL; none if the URL is not one of HTTP, or lacks a usable host or port.
     pub(in crate::forwarders) fn of(url: &Url) -> Option<Self> {
         let host = match url.host()? {
-            // The parser turns whatever a system's resolver could take for an address into one.
+            // The parser turns every text that a resolver could take for an address into one.
             url::Host::Ipv4(address) => Host::Address(address.into()),
             url::Host::Ipv6(address) => Host::Address(address.into()),
             url::Host::Domain(name) => Host::Name(name.into()),

@@ -1,7 +1,7 @@
 //! Connections that wait for their next request.
 //!
 //! The one used last is taken first, so that the others can expire when load falls. Nothing runs
-//! while nobody calls: expired connections are closed at the next call, so up to [`IDLE`] of them
+//! between calls: expired connections are closed at the next call, so up to [`IDLE`] of them
 //! stay open when requests end altogether, until the receiver closes them.
 
 use std::{
